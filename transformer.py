@@ -1,0 +1,585 @@
+#!/usr/bin/env python
+"""Serve the text clustering model on KServe: raw text in, cluster numbers out.
+
+In front of KServe's scikit-learn predictor, as the transformer of an InferenceService:
+
+    python transformer.py --model_name textclustering --predictor_host HOST [--predictor_protocol v1|v2|grpc-v2]
+
+or on its own, with the predictor in the same process:
+
+    python transformer.py --model_name textclustering --transformer-path transformer.joblib --model-path model.joblib
+
+Clients speak KServe's v1 or v2 protocol, over REST or gRPC, whichever of them the predictor speaks. A document with
+no known term belongs to no cluster: its answer is -1.
+"""
+
+import argparse
+import asyncio
+import hashlib
+import json
+import logging
+import sys
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import grpc
+import httpx
+import joblib
+import kserve
+import numpy as np
+import orjson
+import prometheus_client
+import sklearn
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from grpc_interceptor.exceptions import DeadlineExceeded
+from kserve import InferInput, InferRequest
+from kserve.constants.constants import INFERENCE_CONTENT_LENGTH_HEADER
+from kserve.errors import InvalidInput, ModelNotReady
+from kserve.inference_client import InferenceGRPCClient
+from kserve.model_server import app
+from kserve.predictor_config import PredictorConfig
+from kserve.protocol.dataplane import DataPlane
+from kserve.protocol.model_repository_extension import ModelRepositoryExtension
+from kserve.protocol.rest.v2_datamodels import InferenceRequest
+from kserve.utils.utils import get_predict_response
+from scipy.sparse import csr_matrix
+from sklearn.decomposition import TruncatedSVD
+from sklearn.exceptions import InconsistentVersionWarning
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import Normalizer
+from starlette.exceptions import HTTPException
+
+NO_CLUSTER = -1
+
+log = logging.getLogger("transformer")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        parents=[kserve.model_server.parser],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.set_defaults(predictor_request_timeout_seconds=10)  # KServe's 600 outlasts every client's patience
+    group = parser.add_argument_group("text clustering")
+    group.add_argument(
+        "--transformer-path",
+        type=Path,
+        default=Path("/mnt/models/transformer.joblib"),
+        help="the pipeline that text_clustering.py wrote; clusters.json is looked for beside it",
+    )
+    group.add_argument("--model-path", type=Path, help="the k-means model, to predict in this process")
+    group.add_argument("--max-documents", type=int, default=1_024, help="documents in one request, at most")
+    group.add_argument("--max-body-bytes", type=int, default=4 * 2**20, help="size of one request, at most")
+    arguments = parser.parse_args()
+    if bool(arguments.predictor_host) == bool(arguments.model_path):
+        parser.error("give either --predictor_host (a predictor elsewhere) or --model-path (predict in this process)")
+    if arguments.workers != 1:
+        # KServe's workers are processes that share neither the metrics nor the settings made here.
+        parser.error("--workers must be 1: run more replicas instead")
+    return arguments
+
+
+# ----------------------------------------------------------------------------------------------------- artefacts
+
+
+class ArtefactError(Exception):
+    """The artefacts cannot be served; the message says which one, why, and what to do."""
+
+
+def load_artefact(path: Path, summary: dict | None):
+    """Load a joblib file, after a check against the summary of its training run (clusters.json) where there is one.
+
+    Raises:
+        ArtefactError: the file is missing, is not a joblib file, or was made by another run or scikit-learn.
+    """
+    if not path.is_file():
+        raise ArtefactError(f"There is no file {path}. Train one with scripts/text_clustering.py.")
+    if summary:
+        check_versions(summary)
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != summary["sha256"].get(path.name):
+            raise ArtefactError(
+                f"{path} is not the file that clusters.json describes (sha256 {digest}). "
+                "Copy all three files of one training run together, or train again."
+            )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", InconsistentVersionWarning)
+        try:
+            return joblib.load(path)
+        except InconsistentVersionWarning as warning:
+            raise ArtefactError(
+                f"{path} was made with scikit-learn {warning.original_sklearn_version}, and this is "
+                f"{sklearn.__version__}. Train again with {sklearn.__version__}."
+            ) from warning
+        except Exception as error:
+            raise ArtefactError(f"{path} is not a joblib file of this Python ({error}). Train again.") from error
+
+
+def check_versions(summary: dict):
+    trained_with = summary["versions"]["scikit-learn"]
+    if trained_with != sklearn.__version__:
+        raise ArtefactError(
+            f"clusters.json says scikit-learn {trained_with}, and this is {sklearn.__version__}. "
+            f"Train again with scikit-learn {sklearn.__version__}."
+        )
+
+
+def load_summary(transformer_path: Path) -> dict | None:
+    """Read clusters.json, which tells how the artefacts were made and what the clusters mean; None without one."""
+    path = transformer_path.with_name("clusters.json")
+    if not path.is_file():
+        log.warning("No %s: the artefacts are taken on trust and :explain is off", path)
+        return None
+    try:
+        summary = json.loads(path.read_bytes())
+        summary["versions"]["scikit-learn"], summary["sha256"].items()
+        return summary
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtefactError(f"{path} is not a summary of text_clustering.py ({error!r}). Train again.") from error
+
+
+class Lsa:
+    """The fitted pipeline (TF-IDF, SVD, normalizer), arranged in memory to transform a few documents quickly.
+
+    scikit-learn's TruncatedSVD.transform copies its whole components matrix on every call, which takes a hundred
+    times as long as to weigh and project a short document. Here a term's idf is multiplied into its row of the
+    projection once, and the norm of the TF-IDF vector is left out because the normalizer cancels it.
+
+    Raises:
+        ArtefactError: the pipeline is not of these three steps.
+    """
+
+    def __init__(self, pipeline: Pipeline):
+        steps = [step for _, step in pipeline.steps] if isinstance(pipeline, Pipeline) else [pipeline]
+        if [type(step) for step in steps] != [TfidfVectorizer, TruncatedSVD, Normalizer] or steps[2].norm != "l2":
+            raise ArtefactError(
+                "The transformer is not a pipeline of TfidfVectorizer, TruncatedSVD and Normalizer(norm='l2'), "
+                "but of: " + ", ".join(type(step).__name__ for step in steps) + "."
+            )
+        vectorizer, svd, _ = steps
+        self.analyze = vectorizer.build_analyzer()
+        self.vocabulary = vectorizer.vocabulary_
+        self.terms = vectorizer.get_feature_names_out()
+        self.binary, self.sublinear_tf = vectorizer.binary, vectorizer.sublinear_tf
+        self.dimensions = len(svd.components_)
+        idf = vectorizer.idf_ if vectorizer.use_idf else 1.0
+        self.projection = np.ascontiguousarray((svd.components_ * idf).T)  # one row a term, shape (terms, dimensions)
+
+    def term_frequencies(self, documents: list[str]) -> csr_matrix:
+        """Count and dampen the known terms of each document; shape (documents, terms)."""
+        indices, counts, indptr = [], [], [0]
+        for document in documents:
+            frequency = Counter(map(self.vocabulary.get, self.analyze(document)))
+            frequency.pop(None, None)
+            indices.extend(frequency)
+            counts.extend(frequency.values())
+            indptr.append(len(indices))
+        weights = np.array(counts, dtype=np.float64)
+        if self.binary:
+            weights[:] = 1
+        if self.sublinear_tf:
+            weights = 1 + np.log(weights)
+        return csr_matrix((weights, indices, indptr), shape=(len(documents), len(self.vocabulary)))
+
+    def transform(self, documents: list[str]) -> np.ndarray:
+        """Make unit vectors of shape (documents, dimensions); zeros for a document with no known term."""
+        vectors = self.term_frequencies(documents) @ self.projection
+        norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+        norms[norms == 0] = 1
+        return vectors / norms[:, np.newaxis]
+
+
+# --------------------------------------------------------------------------------------------------------- model
+
+
+class Batch(NamedTuple):
+    """The documents of one request on their way to an answer."""
+
+    request: dict | InferRequest  # as it came, to answer in the same protocol
+    documents: list[str]
+    vectors: np.ndarray  # unit vectors, shape (documents, dimensions)
+    known: np.ndarray  # bool, shape (documents,): has a known term
+
+
+class PredictorUnavailable(ModelNotReady):
+    """The predictor is down or answers with an error: 503, UNAVAILABLE in gRPC."""
+
+    def __init__(self, reason: str):
+        self.reason = self.error_msg = reason
+
+
+class PredictorTimeout(DeadlineExceeded):
+    """The predictor did not answer in time: 504, DEADLINE_EXCEEDED in gRPC."""
+
+
+class TextClustering(kserve.Model):
+    """The transformer of an InferenceService and, given a k-means model, its predictor too."""
+
+    def __init__(self, arguments: argparse.Namespace):
+        super().__init__(arguments.model_name)
+        self.arguments = arguments
+        self.kmeans = None
+        self.centroids = None
+        self.documents_total = prometheus_client.Counter(
+            "textclustering_documents", "Documents assigned to each cluster", ["model_name", "cluster"]
+        )
+        self.unknown_total = prometheus_client.Counter(
+            "textclustering_documents_without_known_term", "Documents with no known term", ["model_name"]
+        ).labels(self.name)
+        self.similarity = prometheus_client.Histogram(
+            "textclustering_similarity",
+            "Cosine between a document and the centroid of its cluster",
+            ["model_name"],
+            buckets=[n / 20 for n in range(1, 20)],
+        ).labels(self.name)
+
+    def load(self) -> bool:
+        """Load the artefacts.
+
+        Raises:
+            ArtefactError: they are missing, or do not belong together or to this scikit-learn.
+        """
+        arguments = self.arguments
+        self.summary = load_summary(arguments.transformer_path)
+        self.lsa = Lsa(load_artefact(arguments.transformer_path, self.summary))
+        if arguments.model_path:
+            self.kmeans = load_artefact(arguments.model_path, self.summary)
+            self.centroids = self.kmeans.cluster_centers_
+        elif self.summary:
+            self.centroids = np.array([cluster["centroid"] for cluster in self.summary["clusters"]])
+        if self.centroids is not None:
+            if self.centroids.shape[1:] != (self.lsa.dimensions,):
+                raise ArtefactError(
+                    f"The model has {self.centroids.shape[1]} dimensions and the transformer {self.lsa.dimensions}: "
+                    "they are from two training runs."
+                )
+            self.half_squared_norms = np.einsum("ij,ij->i", self.centroids, self.centroids) / 2
+            self.unit_centroids = self.centroids / np.sqrt(2 * self.half_squared_norms)[:, np.newaxis]
+        self.ready = True
+        return self.ready
+
+    def preprocess(self, payload: dict | InferRequest, headers: dict | None = None) -> Batch:
+        documents = read_documents(payload, self.arguments.max_documents)
+        vectors = self.lsa.transform(documents)
+        return Batch(payload, documents, vectors, known=vectors.any(axis=1))
+
+    def validate(self, payload: Batch) -> Batch:
+        return payload  # KServe's own check is for the predictor's protocol, before there was one in this process
+
+    async def predict(self, batch: Batch, headers: dict | None = None) -> tuple[Batch, np.ndarray]:
+        clusters = await self.assign(batch, headers)
+        self.observe(batch, clusters)
+        return batch, clusters
+
+    async def explain(self, batch: Batch, headers: dict | None = None) -> dict:
+        """Explain which terms pulled each document to its cluster.
+
+        A document is the sum of its terms, x = sum_t w_t p_t, with w_t the weight of term t (dampened frequency times
+        idf) and p_t its row of the LSA projection. The cosine between the document and the centroid c of its cluster
+        is therefore a sum over its terms, and the share of term t in it is
+
+            w_t (p_t . c) / (|x| |c|)
+
+        Shares are negative where a term pulls away; together they are the similarity.
+
+        Raises:
+            InvalidInput: there are no centroids to explain by, because clusters.json is missing.
+        """
+        if self.centroids is None:
+            raise InvalidInput("Explanations need clusters.json beside the transformer's joblib file.")
+        clusters = await self.assign(batch, headers)
+        frequencies = self.lsa.term_frequencies(batch.documents)
+        return {
+            "explanations": [
+                self.explain_document(frequencies[row], batch.vectors[row], cluster)
+                for row, cluster in enumerate(clusters.tolist())
+            ]
+        }
+
+    def explain_document(self, frequency: csr_matrix, vector: np.ndarray, cluster: int) -> dict:
+        if cluster == NO_CLUSTER:
+            return {"cluster": NO_CLUSTER, "top_terms": [], "similarity": None, "runner_up": None, "shares": []}
+        pulls = frequency.data * (self.lsa.projection[frequency.indices] @ self.unit_centroids[cluster])
+        shares = pulls / np.linalg.norm(frequency @ self.lsa.projection)
+        terms = self.lsa.terms[frequency.indices]
+        others = [other for other in self.by_distance(vector[np.newaxis])[0].tolist() if other != cluster]
+        return {
+            **self.nearness(vector, cluster),
+            "runner_up": self.nearness(vector, others[0]) if others else None,
+            "shares": [{"term": terms[i], "share": shares[i].item()} for i in np.argsort(-shares)],
+        }
+
+    def nearness(self, vector: np.ndarray, cluster: int) -> dict:
+        return {
+            "cluster": cluster,
+            "top_terms": [term for term, _ in self.summary["clusters"][cluster]["terms"]] if self.summary else [],
+            "similarity": float(self.unit_centroids[cluster] @ vector),
+        }
+
+    def postprocess(self, result: tuple[Batch, np.ndarray] | dict, headers: dict | None = None):
+        if isinstance(result, dict):
+            return result  # an explanation
+        batch, clusters = result
+        return get_predict_response(batch.request, clusters, self.name)
+
+    async def assign(self, batch: Batch, headers: dict | None) -> np.ndarray:
+        """Find the cluster of each document: int32 of shape (documents,), NO_CLUSTER where no term is known."""
+        clusters = np.full(len(batch.documents), NO_CLUSTER, dtype=np.int32)
+        if batch.known.any():
+            vectors = batch.vectors[batch.known]
+            if self.kmeans:
+                clusters[batch.known] = self.by_distance(vectors)[:, 0]
+            else:
+                clusters[batch.known] = await self.ask_predictor(vectors, headers)
+        return clusters
+
+    def by_distance(self, vectors: np.ndarray) -> np.ndarray:
+        """Order the clusters by distance of their centroid, nearest first; shape (documents, clusters).
+
+        |x - c|^2 = |x|^2 - 2 (x . c - |c|^2 / 2), as in scikit-learn's k-means.
+        """
+        return np.argsort(self.half_squared_norms - vectors @ self.centroids.T, axis=1, kind="stable")
+
+    async def ask_predictor(self, vectors: np.ndarray, headers: dict | None) -> list[int]:
+        """Let KServe's predictor find the clusters.
+
+        Raises:
+            PredictorTimeout: it takes too long.
+            PredictorUnavailable: it is down, or answers with anything but a cluster for each vector.
+        """
+        host, timeout = self.predictor_config.predictor_host, self.predictor_config.timeout
+        try:
+            response = await super().predict(self.predictor_request(vectors), headers)
+            if isinstance(response, dict):
+                clusters = response["predictions"]
+            else:
+                clusters = response.outputs[0].as_numpy().tolist()
+        except httpx.TimeoutException as error:
+            raise PredictorTimeout(f"The predictor {host} did not answer within {timeout} s.") from error
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code == 504:
+                raise PredictorTimeout(f"The predictor {host} did not answer in time: {error}") from error
+            raise PredictorUnavailable(f"The predictor {host} failed: {error}") from error
+        except httpx.HTTPError as error:
+            raise PredictorUnavailable(f"The predictor {host} cannot be reached: {error}") from error
+        except grpc.aio.AioRpcError as error:
+            if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise PredictorTimeout(f"The predictor {host} did not answer within {timeout} s.") from error
+            raise PredictorUnavailable(f"The predictor {host} failed: {error.details()}") from error
+        except (ValueError, LookupError, TypeError) as error:
+            raise PredictorUnavailable(f"The predictor {host} answered in no form that it should: {error!r}") from error
+        return self.check_clusters(clusters, len(vectors))
+
+    def predictor_request(self, vectors: np.ndarray) -> bytes | InferRequest:
+        if self.predictor_config.protocol == "v1":
+            return orjson.dumps({"instances": vectors}, option=orjson.OPT_SERIALIZE_NUMPY)
+        tensor = InferInput("input-0", list(vectors.shape), "FP64")
+        tensor.set_data_from_numpy(vectors, binary_data=self.predictor_config.protocol == "grpc-v2")
+        return InferRequest(self.name, [tensor])
+
+    def check_clusters(self, clusters, documents: int) -> list[int]:
+        highest = np.inf if self.centroids is None else len(self.centroids) - 1
+        if len(clusters) == documents and all(isinstance(n, int) and 0 <= n <= highest for n in clusters):
+            return clusters
+        raise PredictorUnavailable(
+            f"The predictor {self.predictor_config.predictor_host} answered {len(clusters)} predictions for "
+            f"{documents} vectors, or clusters that clusters.json does not know: it may serve another model."
+        )
+
+    @property
+    def _grpc_client(self) -> InferenceGRPCClient:
+        # KServe's client waits up to two minutes before it tries again to reach a predictor that was down.
+        if self._grpc_client_stub is None:
+            self._grpc_client_stub = InferenceGRPCClient(
+                self.predictor_config.predictor_host,
+                use_ssl=self.predictor_config.use_ssl,
+                timeout=self.predictor_config.timeout,
+                retries=self.predictor_config.retries,
+                channel_args=[("grpc.max_reconnect_backoff_ms", 1_000), ("grpc.max_receive_message_length", -1)],
+            )
+        return self._grpc_client_stub
+
+    def observe(self, batch: Batch, clusters: np.ndarray):
+        """Count the documents of each cluster and how near they are to it: with these an operator sees drift."""
+        known = clusters[batch.known]
+        self.unknown_total.inc(len(clusters) - len(known))
+        for cluster, count in Counter(known.tolist()).items():
+            self.documents_total.labels(self.name, cluster).inc(count)
+        if self.centroids is not None:
+            cosines = np.einsum("ij,ij->i", batch.vectors[batch.known], self.unit_centroids[known])
+            for cosine in cosines.tolist():
+                self.similarity.observe(cosine)
+
+    def get_input_types(self) -> list[dict]:
+        return [{"name": "input-0", "datatype": "BYTES", "shape": [-1]}]
+
+    def get_output_types(self) -> list[dict]:
+        return [{"name": "output-0", "datatype": "INT32", "shape": [-1]}]
+
+
+# -------------------------------------------------------------------------------------------------------- request
+
+
+def read_documents(payload: dict | InferRequest, max_documents: int) -> list[str]:
+    """Read the documents of a v1 request ({"instances": [...]}) or a v2 request (one BYTES tensor).
+
+    Raises:
+        InvalidInput: they are not there, not text, empty, or too many.
+    """
+    if isinstance(payload, InferRequest):
+        instances, name = read_tensor(payload), "inputs[0].data"
+    elif isinstance(payload, dict) and isinstance(payload.get("instances"), list):
+        instances, name = payload["instances"], "instances"
+    else:
+        raise InvalidInput('Expected {"instances": ["a text", ...]}: a list named "instances" is missing.')
+    if not instances:
+        raise InvalidInput(f'"{name}" is empty: expected at least one text.')
+    if len(instances) > max_documents:
+        raise InvalidInput(f'"{name}" has {len(instances)} texts, and {max_documents} are allowed in one request.')
+    return [read_document(instance, f"{name}[{n}]") for n, instance in enumerate(instances)]
+
+
+def read_document(instance, name: str) -> str:
+    if isinstance(instance, list):
+        if len(instance) != 1:
+            raise InvalidInput(f"{name} is a list of {len(instance)} items: expected a text, or a list with one text.")
+        instance = instance[0]
+    if isinstance(instance, bytes):
+        try:
+            instance = instance.decode()
+        except UnicodeDecodeError as error:
+            raise InvalidInput(f"{name} is not UTF-8: {error}.") from error
+    if not isinstance(instance, str):
+        kind = JSON_KINDS.get(type(instance), type(instance).__name__)
+        raise InvalidInput(f"{name} is {kind}: expected a text, or a list with one text.")
+    if not instance or instance.isspace():
+        raise InvalidInput(f"{name} has no text in it.")
+    return instance
+
+
+JSON_KINDS = {int: "a number", float: "a number", bool: "a boolean", type(None): "null", list: "a list", dict: "an object"}
+
+
+def read_tensor(request: InferRequest) -> list:
+    """Read the elements of a v2 request's only tensor, BYTES of shape [documents] or [documents, 1].
+
+    Raises:
+        InvalidInput: there is another number of tensors, or it has another type, shape or length.
+    """
+    if len(request.inputs) != 1:
+        raise InvalidInput(f"Expected one input tensor with the texts, got {len(request.inputs)}.")
+    tensor = request.inputs[0]
+    if tensor.datatype != "BYTES":
+        raise InvalidInput(f"The input tensor is {tensor.datatype}: expected BYTES, one text an element.")
+    try:
+        elements = tensor.as_numpy().ravel().tolist() if tensor.data in (None, []) else tensor.data
+    except Exception as error:  # struct.error, ValueError: whatever a broken tensor provokes
+        raise InvalidInput(f"The input tensor cannot be read: {error}.") from error
+    if list(tensor.shape) not in ([len(elements)], [len(elements), 1]):
+        raise InvalidInput(f"The input tensor has shape {list(tensor.shape)}: expected [{len(elements)}].")
+    return elements
+
+
+class JsonDataPlane(DataPlane):
+    """KServe's data plane, but a body is JSON whatever its Content-Type says, and an unreadable body is a 400.
+
+    KServe itself hands a body with another Content-Type to the model as bytes (`curl -d` sends
+    application/x-www-form-urlencoded), and answers 500 where its parser trips over a malformed tensor.
+    """
+
+    def decode(self, body, headers, protocol_version="v1", model_name=None):
+        try:
+            if isinstance(body, bytes) and INFERENCE_CONTENT_LENGTH_HEADER not in headers and "ce-id" not in headers:
+                if protocol_version == "v2":
+                    body = InferenceRequest.model_validate_json(body)
+                else:
+                    headers = headers | {"content-type": "application/json"}
+            return super().decode(body, headers, protocol_version, model_name)
+        except InvalidInput:
+            raise
+        except Exception as error:
+            raise InvalidInput(f"The request cannot be read: {error}") from error
+
+
+class FixedRepository(ModelRepositoryExtension):
+    """One model for the life of the process: KServe's repository API would let any client unload it."""
+
+    async def load(self, model_name: str):
+        raise InvalidInput("This server serves one model, which can be neither loaded nor unloaded.")
+
+    unload = load
+
+
+class BodyLimit:
+    """ASGI middleware: a body over the limit is a 400, and is not read into memory."""
+
+    def __init__(self, app, limit: int):
+        self.app, self.limit = app, limit
+
+    async def __call__(self, scope, receive, send):
+        received = 0
+
+        async def limited_receive():
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.limit:
+                raise HTTPException(400, f"The request is larger than {self.limit} bytes: send fewer texts at a time.")
+            return message
+
+        await self.app(scope, limited_receive if scope["type"] == "http" else receive, send)
+
+
+def add_error_handlers(app):
+    """Answer {"error": "..."} in the cases that KServe leaves to the framework."""
+
+    async def http_error(_, error):
+        return JSONResponse({"error": error.detail}, error.status_code)
+
+    async def malformed(_, error):
+        return JSONResponse({"error": "; ".join(f"{e['loc'][-1]}: {e['msg']}" for e in error.errors())}, 400)
+
+    async def predictor_timeout(_, error):
+        return JSONResponse({"error": error.details}, 504)
+
+    app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(RequestValidationError, malformed)
+    app.add_exception_handler(PredictorTimeout, predictor_timeout)
+
+
+# ----------------------------------------------------------------------------------------------------------- main
+
+
+def main():
+    arguments = parse_arguments()
+    kserve.logging.configure_logging(arguments.log_config_file)
+    model = TextClustering(arguments)
+    try:
+        model.load()
+    except ArtefactError as error:
+        sys.exit(f"transformer.py: {error}")
+    server = kserve.ModelServer(
+        predictor_config=PredictorConfig(
+            predictor_host=arguments.predictor_host,
+            predictor_protocol=arguments.predictor_protocol,
+            predictor_use_ssl=arguments.predictor_use_ssl,
+            predictor_request_timeout_seconds=arguments.predictor_request_timeout_seconds,
+            predictor_request_retries=arguments.predictor_request_retries,
+            predictor_health_check=arguments.enable_predictor_health_check,
+        )
+    )
+    server.dataplane = JsonDataPlane(server.registered_models)
+    server.model_repository_extension = FixedRepository(server.registered_models)
+    app.add_middleware(BodyLimit, limit=arguments.max_body_bytes)
+    add_error_handlers(app)
+    server.start([model])
+
+
+if __name__ == "__main__":
+    main()
