@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Make the Python environment scripts/.venv, or bring it up to date.
+#   scripts/venv.sh REQUIREMENTS.txt ...
+# Done again only when one of the requirements files has changed.
+set -euo pipefail
+
+venv=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/.venv
+stamp=$venv/requirements.sha256
+
+find_python() {
+  local python
+  for python in python3.11 python3.12 python3; do
+    # numpy of the predictor image needs 3.11, kserve of the predictor image ends at 3.12
+    if "$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null; then
+      echo "$python"
+      return
+    fi
+  done
+  return 1
+}
+
+[ $# -gt 0 ] || { echo "usage: venv.sh REQUIREMENTS.txt ..." >&2; exit 2; }
+
+wanted=$(cat "$@" | sha256sum)
+if [ -x "$venv/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+  exit 0
+fi
+if ! [ -x "$venv/bin/pip" ]; then
+  if python=$(find_python); then
+    "$python" -m venv --clear "$venv"
+  elif command -v uv >/dev/null; then
+    uv venv --seed --clear --python 3.11 "$venv"
+  else
+    echo "venv.sh: needs Python 3.11 or 3.12 with venv (Debian, Ubuntu: apt-get install python3-venv), or uv" >&2
+    exit 2
+  fi
+fi
+for requirements in "$@"; do
+  echo "Installing $requirements into $venv" >&2
+  "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$requirements"
+done
+echo "$wanted" >"$stamp"
