@@ -1,0 +1,264 @@
+"""scripts/text_clustering.py, run as its users run it."""
+
+import gzip
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import joblib
+import numpy as np
+import pytest
+from conftest import ROOT, run_training
+from sklearn.cluster import KMeans, MiniBatchKMeans
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.preprocessing import Normalizer
+
+import text_clustering
+
+FILES = ["clusters.json", "model.joblib", "transformer.joblib"]
+
+TOPICS = {
+    "hockey": ["goalie", "puck", "rink", "playoff", "skates", "referee", "overtime"],
+    "space": ["orbit", "shuttle", "rocket", "lunar", "telescope", "astronaut", "launch"],
+    "cooking": ["oven", "butter", "recipe", "flour", "simmer", "garlic", "skillet"],
+}
+
+
+def small_corpus(documents_per_topic=10) -> list[dict]:
+    rng = np.random.default_rng(0)
+    return [
+        {"text": " ".join(rng.choice(words, 6)), "label": label}
+        for label, words in TOPICS.items()
+        for _ in range(documents_per_topic)
+    ]
+
+
+def write_jsonl(path, rows):
+    open_text = gzip.open if path.suffix == ".gz" else open
+    with open_text(path, "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    return path
+
+
+def train_small(tmp_path, *options, rows=None):
+    corpus = write_jsonl(tmp_path / "corpus.jsonl", rows or small_corpus())
+    return run_training("--dataset", corpus, "--clusters", "3", "--lsa", "5", "--output-dir", tmp_path / "out", *options)
+
+
+def summary_in(folder) -> dict:
+    return json.loads((folder / "clusters.json").read_text())
+
+
+def test_training_writes_stock_scikit_learn_objects_that_belong_together(artefacts):
+    model = joblib.load(artefacts / "model.joblib")
+    pipeline = joblib.load(artefacts / "transformer.joblib")
+    assert type(model) in (KMeans, MiniBatchKMeans)
+    assert [type(step) for _, step in pipeline.steps] == [TfidfVectorizer, TruncatedSVD, Normalizer]
+
+    summary = summary_in(artefacts)
+    for name in ("model.joblib", "transformer.joblib"):
+        assert text_clustering.sha256(artefacts / name) == summary["sha256"][name]
+
+    corpus = text_clustering.load_aws_docs()
+    assert np.array_equal(model.predict(pipeline.transform(corpus.documents)), model.labels_)
+
+
+def test_summary_describes_every_cluster(artefacts):
+    summary = summary_in(artefacts)
+    assert summary["dataset"]["name"] == "aws-docs" and summary["dataset"]["labels"] == 20
+    assert [cluster["cluster"] for cluster in summary["clusters"]] == list(range(20))
+    assert sum(cluster["size"] for cluster in summary["clusters"]) == summary["dataset"]["documents"]
+    for cluster in summary["clusters"]:
+        weights = [weight for _, weight in cluster["terms"]]
+        assert len(weights) == 10 and weights == sorted(weights, reverse=True) and weights[-1] > 0
+        assert 1 <= len(cluster["titles"]) <= 5
+    assert summary["versions"]["scikit-learn"] == "1.5.2"
+    assert summary["metrics"]["v_measure"] > 0.5
+
+
+def test_same_seed_gives_the_same_clusters(tmp_path):
+    centroids = []
+    for attempt in ("first", "second"):
+        (tmp_path / attempt).mkdir()
+        train_small(tmp_path / attempt, "--seed", "7")
+        centroids.append(joblib.load(tmp_path / attempt / "out/model.joblib").cluster_centers_)
+    assert np.array_equal(*centroids)
+
+
+def test_no_minibatch_trains_ordinary_k_means(tmp_path):
+    train_small(tmp_path, "--no-minibatch")
+    assert type(joblib.load(tmp_path / "out/model.joblib")) is KMeans
+
+
+def test_log_shows_the_scores_and_the_top_terms_in_the_form_of_the_seed(tmp_path):
+    run = train_small(tmp_path)
+    for word in ("30 documents", "V-measure", "Adjusted Rand index", "Silhouette", "Explained variance"):
+        assert word in run.stderr
+    assert "Top terms per cluster:\n{'Cluster 00': '" in run.stderr
+    assert "\x1b[" not in run.stderr, "colour where there is no terminal"
+
+
+def test_separable_topics_are_separated(tmp_path):
+    train_small(tmp_path)
+    assert summary_in(tmp_path / "out")["metrics"]["adjusted_rand_index"] == 1
+
+
+def test_post_is_subject_and_body_without_other_headers():
+    post = "From: someone@mail.host\nSubject: Re: Leaky pucks\nNNTP-Posting-Host: news.host\n\nThe body.\n\nIts end."
+    title, document = text_clustering.parse_post(post)
+    assert title == "Leaky pucks"
+    assert "The body.\n\nIts end." in document and "Leaky pucks" in document
+    assert "host" not in document
+
+
+def as_folders(tmp_path, rows):
+    for number, row in enumerate(rows):
+        folder = tmp_path / "corpus" / row["label"]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.txt").write_text(row["text"])
+    return tmp_path / "corpus"
+
+
+def as_flat_folder(tmp_path, rows):
+    (tmp_path / "corpus").mkdir()
+    for number, row in enumerate(rows):
+        (tmp_path / "corpus" / f"{number}.txt").write_text(row["text"])
+    return tmp_path / "corpus"
+
+
+def as_csv(tmp_path, rows):
+    path = tmp_path / "corpus.csv"
+    path.write_text("label,text\n" + "".join(f'{row["label"]},"{row["text"]}"\n' for row in rows))
+    return path
+
+
+def as_jsonl(tmp_path, rows):
+    return write_jsonl(tmp_path / "corpus.jsonl", rows)
+
+
+def as_jsonl_gz(tmp_path, rows):
+    return write_jsonl(tmp_path / "corpus.jsonl.gz", rows)
+
+
+def as_unlabelled_jsonl(tmp_path, rows):
+    return write_jsonl(tmp_path / "corpus.jsonl", [{"text": row["text"]} for row in rows])
+
+
+@pytest.mark.parametrize("write", [as_folders, as_csv, as_jsonl, as_jsonl_gz])
+def test_labelled_corpus_is_read_whole(tmp_path, write):
+    rows = small_corpus()
+    corpus = text_clustering.load_corpus(str(write(tmp_path, rows)))
+    assert sorted(zip(corpus.labels, corpus.documents)) == sorted((row["label"], row["text"]) for row in rows)
+
+
+@pytest.mark.parametrize("write", [as_flat_folder, as_unlabelled_jsonl])
+def test_corpus_without_labels_is_trained_without_their_metrics(tmp_path, write):
+    dataset = write(tmp_path, small_corpus())
+    run = run_training("--dataset", dataset, "--clusters", "3", "--lsa", "5", "--output-dir", tmp_path / "out")
+    assert run.returncode == 0, run.stderr
+    assert set(summary_in(tmp_path / "out")["metrics"]) == {"explained_variance", "silhouette"}
+
+
+BAD_FILES = {
+    "no-text-column.csv": ("body,label\nhello,a\n", "column 'text'"),
+    "no-text-key.jsonl": ('{"body": "hello"}\n', "column 'text'"),
+    "text-is-a-number.jsonl": ('{"text": 5}\n', "column 'text'"),
+    "not-json.jsonl": ("hello\n", "could not be read"),
+    "not-gzip.jsonl.gz": ('{"text": "hello"}\n', "could not be read"),
+    "empty.csv": ("", "no document"),
+    "blank.jsonl": ('{"text": " "}\n', "no document"),
+    "too-few.jsonl": ('{"text": "hello world"}\n', "fewer than the 20 clusters"),
+    "no-terms.jsonl": ('{"text": "a b 1 2"}\n' * 30, "no terms"),
+    "corpus.parquet": ("PAR1", "does not end in"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_bad_dataset_is_one_clear_line_and_nothing_written(tmp_path, name):
+    content, reason = BAD_FILES[name]
+    (tmp_path / name).write_text(content)
+    assert_refused(run_training("--dataset", tmp_path / name, "--output-dir", tmp_path / "out"), reason)
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_dataset_is_one_clear_line(tmp_path):
+    assert_refused(run_training("--dataset", tmp_path / "nowhere", cwd=tmp_path), "no dataset and no file")
+
+
+def test_newsgroups_without_network_names_the_alternatives(tmp_path):
+    nowhere = {"https_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}
+    run = run_training("--data-home", tmp_path, "--output-dir", tmp_path / "out", env=os.environ | nowhere)
+    assert_refused(run, "could not be downloaded")
+    assert not (tmp_path / "out").exists()
+
+
+def assert_refused(run, reason):
+    assert run.returncode == 2
+    errors = [line for line in run.stderr.splitlines() if " ERROR " in line]
+    assert len(errors) == 1 and reason in errors[0] and "aws-docs" in errors[0], run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_full_disk_leaves_the_previous_files_as_they_were(tmp_path):
+    train_small(tmp_path)
+    before = {name: (tmp_path / "out" / name).read_bytes() for name in FILES}
+    run = train_with_file_size_limit(tmp_path)
+    assert run.returncode == 1 and "Nothing was written" in run.stderr and "Traceback" not in run.stderr
+    assert {name: (tmp_path / "out" / name).read_bytes() for name in FILES} == before
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
+
+
+def train_with_file_size_limit(tmp_path):
+    def limit_file_size():  # writing the transformer then fails as it does on a full disk
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, 2_000))
+
+    corpus = tmp_path / "corpus.jsonl"
+    options = ("--dataset", corpus, "--clusters", "3", "--lsa", "5", "--seed", "1", "--output-dir", tmp_path / "out")
+    return run_training(*options, preexec_fn=limit_file_size)
+
+
+def test_failed_replacement_puts_the_previous_files_back(tmp_path, monkeypatch):
+    source, target = tmp_path / "new", tmp_path / "out"
+    for folder, content in ((source, "new"), (target, "old")):
+        folder.mkdir()
+        for name in FILES:
+            (folder / name).write_text(content)
+
+    replace = os.replace
+
+    def fail_on_the_last_new_file(old, new):
+        if str(old) == str(source / names[-1]) and str(new) == str(target / names[-1]):
+            raise OSError("read-only")
+        replace(old, new)
+
+    names = [path.name for path in source.iterdir()]
+    monkeypatch.setattr(os, "replace", fail_on_the_last_new_file)
+    with pytest.raises(OSError, match="read-only"):
+        text_clustering.replace_all(source, target)
+    assert {(target / name).read_text() for name in FILES} == {"old"}
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_run_writes_nothing_and_shows_no_traceback(tmp_path, stop):
+    command = [sys.executable, ROOT / "scripts/text_clustering.py", "--dataset", "aws-docs", "--output-dir", tmp_path]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        first_line = process.stderr.readline()
+        assert "Loading aws-docs" in first_line
+        time.sleep(0.5)
+        process.send_signal(stop)
+        errors = process.stderr.read()
+    assert process.returncode == (130 if stop == signal.SIGINT else -signal.SIGTERM)
+    assert "Traceback" not in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_more_dimensions_than_documents_are_reduced_with_a_warning(tmp_path):
+    run = train_small(tmp_path, "--lsa", "500")
+    assert run.returncode == 0 and "WARNING" in run.stderr
+    assert summary_in(tmp_path / "out")["settings"]["lsa"] < 30
