@@ -1,0 +1,301 @@
+"""The page that tells a person what each cluster is about.
+
+text_clustering.py --report writes it as report.html: one file that opens offline in any browser. The map is drawn by
+Bokeh, whose browser part is a third of Plotly's; everything else is plain HTML, which a keyboard and a screen reader
+understand and which keeps to the theme of the browser.
+"""
+
+import logging
+from pathlib import Path
+
+import jinja2
+import numpy as np
+from bokeh.embed import json_item
+from bokeh.models import HoverTool
+from bokeh.plotting import figure
+from bokeh.resources import Resources
+from sklearn import metrics
+from sklearn.cluster import KMeans
+from sklearn.manifold import TSNE
+from sklearn.neighbors import KNeighborsRegressor
+
+TEMPLATE = Path(__file__).with_name("report.html.j2")
+
+MAP_DOCUMENTS = 20_000  # with titles of 60 characters, be they Chinese, they keep the page under 6 MB
+MAP_TITLE = 60
+TSNE_DOCUMENTS = 3_000  # t-SNE of 18,846 documents takes minutes on two cores
+TSNE_NEIGHBOURS = 5
+CENTRAL_DOCUMENTS = 4
+DOUBTFUL_DOCUMENTS = 4
+EXCERPT = 180
+HEAT_MAP_LABELS = 40
+
+# Okabe and Ito, https://jfly.uni-koeln.de/color/, without yellow and black: one of them is lost on light or dark.
+COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7"]
+MARKERS = {  # Bokeh's name: the same shape as an SVG path in a box of 16 x 16
+    "circle": "M8 2a6 6 0 1 0 0 12a6 6 0 1 0 0-12z",
+    "square": "M3 3h10v10h-10z",
+    "triangle": "M8 2l7 12h-14z",
+    "diamond": "M8 1l6 7l-6 7l-6-7z",
+    "inverted_triangle": "M8 14l7-12h-14z",
+    "hex": "M4.5 2h7l3.5 6l-3.5 6h-7l-3.5-6z",
+}
+
+METRICS = {
+    "explained_variance": "the part of the TF-IDF weights' variance that the LSA dimensions keep",
+    "homogeneity": "1 when every cluster holds documents of one label only",
+    "completeness": "1 when all documents of a label are in one cluster",
+    "v_measure": "the harmonic mean of homogeneity and completeness",
+    "adjusted_rand_index": "pairs of documents that clusters and labels agree on; 0 is chance, 1 is perfect",
+    "adjusted_mutual_information": "what the clusters tell about the labels; 0 is chance, 1 is perfect",
+    "silhouette": "-1 to 1; above 0, documents are nearer to their own cluster than to the next one",
+}
+
+log = logging.getLogger("report")
+
+
+def make_report(summary: dict, corpus, model: KMeans, vectors: np.ndarray, silhouette_sample: int) -> str:
+    """Make report.html.
+
+    Args:
+        summary: what clusters.json holds.
+        corpus: the text_clustering.Corpus that the model was trained on.
+        vectors: what the transformer made of its documents: unit vectors of shape (documents, lsa). A document
+            without a known term has a zero vector; it takes no part in the map and is nobody's example.
+        silhouette_sample: the number of documents that the silhouette in the summary was measured on.
+    """
+    seed = summary["settings"]["seed"]
+    known = np.flatnonzero(vectors.any(axis=1))
+    shown = known
+    if len(known) > MAP_DOCUMENTS:
+        shown = np.sort(np.random.default_rng(seed).choice(known, MAP_DOCUMENTS, replace=False))
+    positions = lay_out(vectors[shown], seed)
+    places = label_places(positions, model.labels_[shown], model.n_clusters)
+    styles = choose_styles(places)
+    nearness = Nearness(model, vectors, known)
+    silhouettes = silhouette_per_cluster(model, vectors, silhouette_sample, seed)
+    clusters = [
+        cluster
+        | {
+            "style": styles[number],
+            "silhouette": silhouettes.get(number),
+            "central": nearness.examples(number, corpus, "central"),
+            "doubtful": nearness.examples(number, corpus, "doubtful"),
+            "labels": label_counts(corpus.labels, model.labels_ == number),
+        }
+        for number, cluster in enumerate(summary["clusters"])
+    ]
+    template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    template.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
+    return template.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        summary=summary,
+        clusters=clusters,
+        heat_map=heat_map(corpus.labels, model),
+        metrics=METRICS,
+        markers=MARKERS,
+        documents_shown=len(shown),
+        documents_unknown=len(vectors) - len(known),
+        silhouette_sample=min(silhouette_sample, len(vectors)),
+        bokeh="\n".join(Resources(mode="inline", components=["bokeh", "bokeh-gl"]).js_raw),
+        map=json_item(draw_map(positions, places, clusters, [corpus.titles[i] for i in shown], model.labels_[shown])),
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- map
+
+
+def lay_out(vectors: np.ndarray, seed: int) -> np.ndarray:
+    """Lay documents out in the plane, neighbours beside each other: t-SNE of a sample, the others among it.
+
+    Returns:
+        Positions of shape (documents, 2).
+    """
+    if len(vectors) < 5 or vectors.shape[1] < 3:
+        return np.pad(vectors, ((0, 0), (0, 2)))[:, :2]
+    sample = np.random.default_rng(seed).permutation(len(vectors))[:TSNE_DOCUMENTS]
+    log.info("Drawing the map of %d documents: t-SNE of %d of them, up to a minute", len(vectors), len(sample))
+    tsne = TSNE(perplexity=min(30, len(sample) // 4), max_iter=500, init="pca", random_state=seed, n_jobs=-1)
+    positions = tsne.fit_transform(vectors[sample])
+    neighbours = KNeighborsRegressor(min(TSNE_NEIGHBOURS, len(sample)), weights="distance")
+    return neighbours.fit(vectors[sample], positions).predict(vectors)
+
+
+def label_places(positions: np.ndarray, assigned: np.ndarray, clusters: int) -> np.ndarray:
+    """Where on the map each cluster's number goes: its median, of shape (clusters, 2); nan for an empty one."""
+    return np.array(
+        [
+            np.median(positions[assigned == number], axis=0) if (assigned == number).any() else [np.nan, np.nan]
+            for number in range(clusters)
+        ]
+    )
+
+
+def choose_styles(places: np.ndarray) -> list[dict]:
+    """A colour and a marker per cluster, such that clusters of one colour are far from each other on the map."""
+    styles = []
+    for number, place in enumerate(places):
+        distances = dict.fromkeys(COLOURS, np.inf)
+        for other, style in enumerate(styles):
+            distance = np.nan_to_num(np.linalg.norm(place - places[other]), nan=np.inf)
+            distances[style["colour"]] = min(distances[style["colour"]], distance)
+        colour = max(COLOURS, key=distances.get)
+        used = sum(style["colour"] == colour for style in styles)
+        styles.append({"colour": colour, "marker": list(MARKERS)[used % len(MARKERS)]})
+    return styles
+
+
+def draw_map(positions: np.ndarray, places: np.ndarray, clusters: list[dict], titles: list[str], assigned: np.ndarray):
+    """Draw the map. The script in the page finds the parts of each cluster by their names and mutes the others'."""
+    plot = figure(
+        tools="pan,wheel_zoom,box_zoom,reset,tap",
+        active_drag="pan",
+        sizing_mode="stretch_both",
+        x_axis_type=None,
+        y_axis_type=None,
+        match_aspect=True,
+        output_backend="webgl",
+        background_fill_alpha=0,
+        border_fill_alpha=0,
+        outline_line_color=None,
+        min_border=0,
+    )
+    plot.grid.visible = False
+    plot.toolbar.logo = None
+    dots = []
+    for number, cluster in enumerate(clusters):
+        members = np.flatnonzero(assigned == number)
+        dots.append(
+            plot.scatter(
+                x="x",
+                y="y",
+                source={
+                    "x": positions[members, 0].astype(np.float32),
+                    "y": positions[members, 1].astype(np.float32),
+                    "title": [clip(titles[i], MAP_TITLE) for i in members],
+                },
+                marker=cluster["style"]["marker"],
+                color=cluster["style"]["colour"],
+                size=5,
+                fill_alpha=0.7,
+                line_alpha=0,
+                muted_color="#888888",
+                muted_fill_alpha=0.12,
+                nonselection_fill_alpha=0.7,
+                name=f"cluster {number}",
+            )
+        )
+    for number, cluster in enumerate(clusters):
+        if not np.isnan(places[number]).any():
+            plot.text(
+                x=[places[number, 0]],
+                y=[places[number, 1]],
+                text=[str(number)],
+                text_align="center",
+                text_baseline="middle",
+                text_font_size="13px",
+                text_font_style="bold",
+                text_color="white",
+                background_fill_color="#1f2328",
+                background_fill_alpha=0.85,
+                border_radius=4,
+                padding=3,
+                name=f"label {number}",
+            )
+    plot.add_tools(HoverTool(renderers=dots, tooltips='<div class="title">@title</div><div>cluster $name</div>'))
+    return plot
+
+
+def clip(text: str, length: int) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+# ------------------------------------------------------------------------------------------------------ clusters
+
+
+class Nearness:
+    """How near each document with a known term is to its centroid and to the runner-up, the second nearest one."""
+
+    def __init__(self, model: KMeans, vectors: np.ndarray, known: np.ndarray):
+        self.known = known
+        self.assigned = model.labels_[known]
+        distances = model.transform(vectors[known])
+        rows = np.arange(len(known))
+        self.distance = distances[rows, self.assigned]
+        distances[rows, self.assigned] = np.inf
+        self.runner_up = distances.argmin(axis=1)
+        self.margin = distances[rows, self.runner_up] - self.distance
+        lengths = np.linalg.norm(model.cluster_centers_, axis=1, keepdims=True)
+        self.cosines = vectors[known] @ (model.cluster_centers_ / np.where(lengths > 0, lengths, 1)).T
+
+    def examples(self, cluster: int, corpus, kind: str) -> list[dict]:
+        """The documents nearest to the centroid ("central"), or the ones as near to another one ("doubtful")."""
+        members = np.flatnonzero(self.assigned == cluster)
+        order = np.argsort((self.distance if kind == "central" else self.margin)[members], kind="stable")
+        wanted = CENTRAL_DOCUMENTS if kind == "central" else DOUBTFUL_DOCUMENTS
+        examples = {}
+        for row in members[order]:
+            title = corpus.titles[self.known[row]]
+            if title in examples:
+                continue
+            examples[title] = {
+                "title": title,
+                "excerpt": excerpt(corpus.documents[self.known[row]], title),
+                "label": corpus.labels[self.known[row]] if corpus.labels else None,
+                "similarity": self.cosines[row, cluster],
+                "runner_up": self.runner_up[row],
+                "runner_up_similarity": self.cosines[row, self.runner_up[row]],
+            }
+            if len(examples) == wanted:
+                break
+        return list(examples.values())
+
+
+def excerpt(document: str, title: str) -> str:
+    """The beginning of a document, without the title that it may begin with."""
+    text = document.lstrip()
+    while title and text.startswith(title):
+        text = text.removeprefix(title).lstrip()
+    return clip(text[: 4 * EXCERPT], EXCERPT)
+
+
+def silhouette_per_cluster(model: KMeans, vectors: np.ndarray, sample: int, seed: int) -> dict[int, float]:
+    """The mean silhouette of each cluster, over the same sample that sklearn.metrics.silhouette_score draws."""
+    sample = np.random.RandomState(seed).permutation(len(vectors))[:sample]
+    assigned = model.labels_[sample]
+    numbers = np.unique(assigned)
+    if not 2 <= len(numbers) < len(sample):
+        return {}
+    silhouettes = metrics.silhouette_samples(vectors[sample], assigned)
+    return {int(number): float(silhouettes[assigned == number].mean()) for number in numbers}
+
+
+# -------------------------------------------------------------------------------------------------------- labels
+
+
+def label_counts(labels: list[str] | None, members: np.ndarray) -> list[tuple[str, int]]:
+    """How often each label occurs in a cluster, the most frequent one first."""
+    if labels is None:
+        return []
+    names, counts = np.unique(np.array(labels, dtype=object)[members], return_counts=True)
+    return [(names[i], int(counts[i])) for i in np.argsort(-counts, kind="stable")]
+
+
+def heat_map(labels: list[str] | None, model: KMeans) -> dict | None:
+    """Count documents by cluster and label.
+
+    Labels stand in the order of the clusters that hold most of their documents: the better the clusters match the
+    labels, the straighter the diagonal. The rare ones among very many labels share the last column.
+    """
+    if labels is None:
+        return None
+    names, codes = np.unique(np.array(labels, dtype=object), return_inverse=True)
+    counts = np.zeros((model.n_clusters, len(names)), dtype=int)
+    np.add.at(counts, (model.labels_, codes), 1)
+    frequent = np.argsort(-counts.sum(axis=0), kind="stable")[:HEAT_MAP_LABELS]
+    columns = frequent[np.lexsort((-counts.max(axis=0)[frequent], counts.argmax(axis=0)[frequent]))]
+    titles, cells = names[columns].tolist(), counts[:, columns]
+    if len(names) > len(columns):
+        titles.append(f"{len(names) - len(columns)} others")
+        cells = np.column_stack([cells, counts.sum(axis=1) - cells.sum(axis=1)])
+    return {"labels": titles, "counts": cells.tolist()}
