@@ -11,7 +11,7 @@ from pathlib import Path
 import jinja2
 import numpy as np
 from bokeh.embed import json_item
-from bokeh.models import HoverTool
+from bokeh.models import HoverTool, TapTool
 from bokeh.plotting import figure
 from bokeh.resources import Resources
 from sklearn import metrics
@@ -25,9 +25,8 @@ MAP_DOCUMENTS = 20_000  # with titles of 60 characters, be they Chinese, they ke
 MAP_TITLE = 60
 TSNE_DOCUMENTS = 3_000  # t-SNE of 18,846 documents takes minutes on two cores
 TSNE_NEIGHBOURS = 5
-CENTRAL_DOCUMENTS = 4
-DOUBTFUL_DOCUMENTS = 4
-EXCERPT = 180
+EXAMPLES = 3
+EXCERPT = 140
 HEAT_MAP_LABELS = 40
 
 # Okabe and Ito, https://jfly.uni-koeln.de/color/, without yellow and black: one of them is lost on light or dark.
@@ -121,13 +120,17 @@ def lay_out(vectors: np.ndarray, seed: int) -> np.ndarray:
 
 
 def label_places(positions: np.ndarray, assigned: np.ndarray, clusters: int) -> np.ndarray:
-    """Where on the map each cluster's number goes: its median, of shape (clusters, 2); nan for an empty one."""
-    return np.array(
-        [
-            np.median(positions[assigned == number], axis=0) if (assigned == number).any() else [np.nan, np.nan]
-            for number in range(clusters)
+    """Where each cluster's label goes: the middle of its densest part, of shape (clusters, 2); nan if it is empty."""
+    places = np.full((clusters, 2), np.nan)
+    for number in np.unique(assigned):
+        members = positions[assigned == number]
+        counts, edges = np.histogramdd(members, bins=8)
+        densest = np.unravel_index(counts.argmax(), counts.shape)
+        inside = [
+            (edge[cell] <= column) & (column <= edge[cell + 1]) for edge, cell, column in zip(edges, densest, members.T)
         ]
-    )
+        places[number] = members[np.logical_and(*inside)].mean(axis=0)
+    return places
 
 
 def choose_styles(places: np.ndarray) -> list[dict]:
@@ -152,7 +155,6 @@ def draw_map(positions: np.ndarray, places: np.ndarray, clusters: list[dict], ti
         sizing_mode="stretch_both",
         x_axis_type=None,
         y_axis_type=None,
-        match_aspect=True,
         output_backend="webgl",
         background_fill_alpha=0,
         border_fill_alpha=0,
@@ -161,6 +163,7 @@ def draw_map(positions: np.ndarray, places: np.ndarray, clusters: list[dict], ti
     )
     plot.grid.visible = False
     plot.toolbar.logo = None
+    plot.select_one(TapTool).visible = False
     dots = []
     for number, cluster in enumerate(clusters):
         members = np.flatnonzero(assigned == number)
@@ -180,19 +183,27 @@ def draw_map(positions: np.ndarray, places: np.ndarray, clusters: list[dict], ti
                 line_alpha=0,
                 muted_color="#888888",
                 muted_fill_alpha=0.12,
+                muted_line_alpha=0,
                 nonselection_fill_alpha=0.7,
+                nonselection_line_alpha=0,
                 name=f"cluster {number}",
             )
         )
     for number, cluster in enumerate(clusters):
         if not np.isnan(places[number]).any():
             plot.text(
-                x=[places[number, 0]],
-                y=[places[number, 1]],
-                text=[str(number)],
+                x="x",
+                y="y",
+                text="long",
+                source={
+                    "x": [places[number, 0]],
+                    "y": [places[number, 1]],
+                    "short": [str(number)],
+                    "long": [" ".join([str(number), *(term for term, _ in cluster["terms"][:1])])],
+                },
                 text_align="center",
                 text_baseline="middle",
-                text_font_size="13px",
+                text_font_size="12px",
                 text_font_style="bold",
                 text_color="white",
                 background_fill_color="#1f2328",
@@ -201,7 +212,7 @@ def draw_map(positions: np.ndarray, places: np.ndarray, clusters: list[dict], ti
                 padding=3,
                 name=f"label {number}",
             )
-    plot.add_tools(HoverTool(renderers=dots, tooltips='<div class="title">@title</div><div>cluster $name</div>'))
+    plot.add_tools(HoverTool(renderers=dots, limit=3, visible=False, tooltips="<div>@title</div><i>$name</i>"))
     return plot
 
 
@@ -232,7 +243,6 @@ class Nearness:
         """The documents nearest to the centroid ("central"), or the ones as near to another one ("doubtful")."""
         members = np.flatnonzero(self.assigned == cluster)
         order = np.argsort((self.distance if kind == "central" else self.margin)[members], kind="stable")
-        wanted = CENTRAL_DOCUMENTS if kind == "central" else DOUBTFUL_DOCUMENTS
         examples = {}
         for row in members[order]:
             title = corpus.titles[self.known[row]]
@@ -246,7 +256,7 @@ class Nearness:
                 "runner_up": self.runner_up[row],
                 "runner_up_similarity": self.cosines[row, self.runner_up[row]],
             }
-            if len(examples) == wanted:
+            if len(examples) == EXAMPLES:
                 break
         return list(examples.values())
 

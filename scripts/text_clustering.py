@@ -9,6 +9,8 @@ writes three files into the output directory:
 - transformer.joblib  the scikit-learn pipeline that made its training vectors
 - clusters.json       what each cluster is about, and how the two files were made
 
+and with --report a fourth, report.html, which shows a person what each cluster is about.
+
 Both joblib files hold stock scikit-learn objects, so that KServe's own scikit-learn server can load them.
 After scikit-learn's example "Clustering text documents using k-means":
 https://scikit-learn.org/stable/auto_examples/text/plot_document_clustering.html
@@ -54,6 +56,7 @@ from sklearn.preprocessing import Normalizer, normalize
 MODEL_FILE = "model.joblib"
 TRANSFORMER_FILE = "transformer.joblib"
 CLUSTERS_FILE = "clusters.json"
+REPORT_FILE = "report.html"
 
 REFINEMENTS = 4  # a fifth changes nothing
 TOP_TERMS = 10
@@ -103,6 +106,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--no-minibatch", action="store_true", help="ordinary k-means instead of mini-batch k-means")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of every random choice")
     parser.add_argument("--output-dir", type=Path, default=Path("."), metavar="DIR", help="where the files go")
+    parser.add_argument(
+        "--report", action="store_true", help=f"also write {REPORT_FILE}, which shows what each cluster is about"
+    )
     parser.add_argument("--verbose", action="store_true", help="print the progress inside k-means")
     parser.add_argument(
         "--log-level", default="INFO", type=str.upper, choices=["DEBUG", "INFO", "WARNING", "ERROR"], help="log level"
@@ -407,10 +413,10 @@ def library_versions() -> dict:
 # ---------------------------------------------------------------------------------------------------------- save
 
 
-def save_artefacts(output_dir: Path, model: KMeans, pipeline: Pipeline, summary: dict):
-    """Write model, transformer and summary: all three, or none of them and the previous three stay.
+def save_artefacts(output_dir: Path, model: KMeans, pipeline: Pipeline, summary: dict, report: str | None = None):
+    """Write model, transformer, summary and report, if any: all, or none of them and the previous ones stay.
 
-    Everything that can fail for want of space or time happens on files beside the final ones. What remains is three
+    Everything that can fail for want of space or time happens on files beside the final ones. What remains is a few
     renames, during which Ctrl-C and SIGTERM wait; should the machine itself stop between them, the sha256 sums in
     clusters.json tell that the set is broken, and transformer.py refuses it.
 
@@ -424,6 +430,10 @@ def save_artefacts(output_dir: Path, model: KMeans, pipeline: Pipeline, summary:
         joblib.dump(pipeline, folder / TRANSFORMER_FILE)
         summary = summary | {"sha256": {name: sha256(folder / name) for name in (MODEL_FILE, TRANSFORMER_FILE)}}
         (folder / CLUSTERS_FILE).write_text(json.dumps(summary, indent=2, ensure_ascii=False), encoding="utf-8")
+        if report:
+            (folder / REPORT_FILE).write_text(report, encoding="utf-8", errors="replace")
+        elif (output_dir / REPORT_FILE).exists():
+            log.warning("%s shows an earlier model; --report renews it", output_dir / REPORT_FILE)
         for path in folder.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
@@ -475,6 +485,9 @@ def timed(what: str):
 
 def train(arguments: argparse.Namespace):
     """Load, fit, report, save."""
+    if arguments.report:
+        from report import make_report  # here, for a run without report needs no Bokeh, and first, in case it is missing
+
     with timed(f"Loading {arguments.dataset}"):
         corpus = load_corpus(arguments.dataset, arguments.data_home)
     if len(corpus.documents) < arguments.clusters:
@@ -513,8 +526,13 @@ def train(arguments: argparse.Namespace):
         "versions": library_versions(),
         "clusters": clusters,
     }
-    save_artefacts(arguments.output_dir, model, make_pipeline(vectorizer, svd, Normalizer()), summary)
-    log.info("Wrote %s, %s and %s to %s", MODEL_FILE, TRANSFORMER_FILE, CLUSTERS_FILE, arguments.output_dir.resolve())
+    report = None
+    if arguments.report:
+        with timed("Making the report"):
+            report = make_report(summary, corpus, model, vectors, SILHOUETTE_SAMPLE)
+    save_artefacts(arguments.output_dir, model, make_pipeline(vectorizer, svd, Normalizer()), summary, report)
+    written = [MODEL_FILE, TRANSFORMER_FILE, CLUSTERS_FILE] + [REPORT_FILE] * arguments.report
+    log.info("Wrote %s to %s", ", ".join(written), arguments.output_dir.resolve())
 
 
 def main():
