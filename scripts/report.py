@@ -5,7 +5,10 @@ Bokeh, whose browser part is a third of Plotly's; everything else is plain HTML,
 understand and which keeps to the theme of the browser.
 """
 
+import contextlib
+import io
 import logging
+import re
 from pathlib import Path
 
 import jinja2
@@ -18,12 +21,14 @@ from sklearn import metrics
 from sklearn.cluster import KMeans
 from sklearn.manifold import TSNE
 from sklearn.neighbors import KNeighborsRegressor
+from threadpoolctl import threadpool_limits
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 MAP_DOCUMENTS = 20_000  # with titles of 60 characters, be they Chinese, they keep the page under 6 MB
 MAP_TITLE = 60
 TSNE_DOCUMENTS = 3_000  # t-SNE of 18,846 documents takes minutes on two cores
+TSNE_ITERATIONS = 500
 TSNE_NEIGHBOURS = 5
 EXAMPLES = 3
 EXCERPT = 140
@@ -103,6 +108,15 @@ def make_report(summary: dict, corpus, model: KMeans, vectors: np.ndarray, silho
 # ----------------------------------------------------------------------------------------------------------- map
 
 
+class TSNEProgress(io.TextIOBase):
+    """Logs how far t-SNE is, which scikit-learn prints."""
+
+    def write(self, text: str) -> int:
+        if iteration := re.match(r"\[t-SNE\] Iteration (\d+)", text):
+            log.info("t-SNE: %s of %d iterations", iteration[1], TSNE_ITERATIONS)
+        return len(text)
+
+
 def lay_out(vectors: np.ndarray, seed: int) -> np.ndarray:
     """Lay documents out in the plane, neighbours beside each other: t-SNE of a sample, the others among it.
 
@@ -112,9 +126,11 @@ def lay_out(vectors: np.ndarray, seed: int) -> np.ndarray:
     if len(vectors) < 5 or vectors.shape[1] < 3:
         return np.pad(vectors, ((0, 0), (0, 2)))[:, :2]
     sample = np.random.default_rng(seed).permutation(len(vectors))[:TSNE_DOCUMENTS]
-    log.info("Drawing the map of %d documents: t-SNE of %d of them, up to a minute", len(vectors), len(sample))
-    tsne = TSNE(perplexity=min(30, len(sample) // 4), max_iter=500, init="pca", random_state=seed, n_jobs=-1)
-    positions = tsne.fit_transform(vectors[sample])
+    log.info("Drawing a map of %d documents, %d of them by t-SNE", len(vectors), len(sample))
+    tsne = TSNE(perplexity=min(30, len(sample) // 4), max_iter=TSNE_ITERATIONS, init="pca", random_state=seed, verbose=2)
+    # One thread: the others meet after every step, and on a machine with other work to do they wait more than they help.
+    with contextlib.redirect_stdout(TSNEProgress()), threadpool_limits(1):
+        positions = tsne.fit_transform(vectors[sample])
     neighbours = KNeighborsRegressor(min(TSNE_NEIGHBOURS, len(sample)), weights="distance")
     return neighbours.fit(vectors[sample], positions).predict(vectors)
 
@@ -249,7 +265,7 @@ class Nearness:
             if title in examples:
                 continue
             examples[title] = {
-                "title": title,
+                "title": clip(title, EXCERPT),
                 "excerpt": excerpt(corpus.documents[self.known[row]], title),
                 "label": corpus.labels[self.known[row]] if corpus.labels else None,
                 "similarity": self.cosines[row, cluster],
