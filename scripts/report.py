@@ -89,9 +89,9 @@ def make_report(summary: dict, corpus, model: KMeans, vectors: np.ndarray, silho
         }
         for number, cluster in enumerate(summary["clusters"])
     ]
-    template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    template.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
-    return template.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    pages = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    pages.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
+    return pages.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         summary=summary,
         clusters=clusters,
         heat_map=heat_map(corpus.labels, model),
@@ -127,8 +127,9 @@ def lay_out(vectors: np.ndarray, seed: int) -> np.ndarray:
         return np.pad(vectors, ((0, 0), (0, 2)))[:, :2]
     sample = np.random.default_rng(seed).permutation(len(vectors))[:TSNE_DOCUMENTS]
     log.info("Drawing a map of %d documents, %d of them by t-SNE", len(vectors), len(sample))
-    tsne = TSNE(perplexity=min(30, len(sample) // 4), max_iter=TSNE_ITERATIONS, init="pca", random_state=seed, verbose=2)
-    # One thread: the others meet after every step, and on a machine with other work to do they wait more than they help.
+    perplexity = min(30, len(sample) // 4)
+    tsne = TSNE(perplexity=perplexity, max_iter=TSNE_ITERATIONS, init="pca", random_state=seed, verbose=2)
+    # Threads would meet after every step, and beside other work on the machine wait twenty times longer than they help.
     with contextlib.redirect_stdout(TSNEProgress()), threadpool_limits(1):
         positions = tsne.fit_transform(vectors[sample])
     neighbours = KNeighborsRegressor(min(TSNE_NEIGHBOURS, len(sample)), weights="distance")

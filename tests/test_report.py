@@ -101,7 +101,8 @@ def test_the_numbers_on_the_page_are_those_of_the_summary(page, summary):
     for cluster, row in zip(summary["clusters"], overview):
         terms = [term for term, _ in cluster["terms"]]
         assert row[1] == ", ".join(terms[:5]) + " more"
-        assert [row[:2] for row in page.rows(terms[0])] == [[term, f"{weight:.4f}"] for term, weight in cluster["terms"]]
+        weights = [[term, f"{weight:.4f}"] for term, weight in cluster["terms"]]
+        assert [row[:2] for row in page.rows(terms[0])] == weights
     scores = {row[0]: row[1] for row in page.rows("explained variance")}
     assert len(scores) == len(summary["metrics"])
     for name, value in summary["metrics"].items():
@@ -229,7 +230,8 @@ def test_a_run_without_report_warns_of_the_report_of_an_earlier_model(tmp_path):
 def test_in_a_browser_the_map_is_drawn_and_a_cluster_in_the_address_is_chosen(page, folder, tmp_path):
     flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
     command = ["chromium", *flags.split(), f"--user-data-dir={tmp_path}", "--virtual-time-budget=20000", "--dump-dom"]
-    run = subprocess.run([*command, f"file://{folder}/report.html#cluster-2"], capture_output=True, text=True, timeout=120)
+    address = f"file://{folder}/report.html#cluster-2"
+    run = subprocess.run([*command, address], capture_output=True, text=True, timeout=120)
     dom = Page(run.stdout)
     assert "<title>3 clusters of" in run.stdout, "the page's own title, which the attack would have changed"
     assert any("bk-Figure" in (attributes.get("class") or "") for _, attributes in dom.elements), run.stderr
