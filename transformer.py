@@ -513,6 +513,9 @@ class JsonDataPlane(DataPlane):
                     body = InferenceRequest.model_validate_json(body)
                 else:
                     headers = headers | {"content-type": "application/json"}
+            if isinstance(body, InferenceRequest):
+                # Names come back in the answer, which half a surrogate pair ("\\ud800" in JSON) would break.
+                "".join([body.id or "", *(tensor.name for tensor in body.inputs + (body.outputs or []))]).encode()
             return super().decode(body, headers, protocol_version, model_name)
         except Exception as error:
             raise BadRequest(f"The request cannot be read: {error}") from error

