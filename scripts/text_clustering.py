@@ -52,6 +52,7 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer, normalize
+from threadpoolctl import threadpool_limits
 
 MODEL_FILE = "model.joblib"
 TRANSFORMER_FILE = "transformer.joblib"
@@ -522,7 +523,9 @@ def train(arguments: argparse.Namespace):
     dimensions = min(arguments.lsa, min(weights.shape) - 1)
     if dimensions < arguments.lsa:
         log.warning("%d documents with %d terms have no %d dimensions: using %d", *weights.shape, arguments.lsa, dimensions)
-    with timed(f"Fitting LSA and k-means with {arguments.clusters} clusters"):
+    # One thread: more would save a few seconds on an idle machine and cost minutes on a busy one, where they wait for
+    # each other; and the order of their sums would make the clusters depend on the number of cores.
+    with threadpool_limits(1), timed(f"Fitting LSA and k-means with {arguments.clusters} clusters"):
         svd, model, vectors = fit_clusters(
             weights, arguments.clusters, dimensions, not arguments.no_minibatch, arguments.seed, arguments.verbose
         )
