@@ -317,14 +317,14 @@ def fit_clusters(
     svd = TruncatedSVD(lsa, random_state=seed)
     lsa_vectors = normalize(svd.fit_transform(weights))
 
-    # Where k-means ends depends on where it starts. The attempt that agrees best with the others is a better choice
-    # than the one of least inertia (V-measure on 20 Newsgroups: 0.736 and 0.721, an average attempt 0.727).
+    # Where k-means ends depends on where it starts, so the best of some attempts is taken. Their inertias are of
+    # different spaces; the tightness of the clusters in the LSA space that they share also goes best with the labels.
     attempts = []
     for number in range(ATTEMPTS):
-        log.info("k-means, attempt %d of %d", number + 1, ATTEMPTS)
-        attempts.append(attempt(lsa_vectors, clusters, seed * ATTEMPTS + number, verbose))
-    agreements = [sum(metrics.adjusted_rand_score(labels, other) for other in attempts) for labels in attempts]
-    labels = attempts[np.argmax(agreements)]
+        labels = attempt(lsa_vectors, clusters, seed * ATTEMPTS + number, verbose)
+        attempts.append((tightness(lsa_vectors, labels, clusters), labels))
+        log.info("k-means, attempt %d of %d: tightness %.4f", number + 1, ATTEMPTS, attempts[-1][0])
+    labels = max(attempts, key=lambda pair: pair[0])[1]
 
     svd.components_ = discriminative_directions(lsa_vectors, labels, clusters).T @ svd.components_
     vectors = normalize(svd.transform(weights))
@@ -348,6 +348,12 @@ def attempt(lsa_vectors: np.ndarray, clusters: int, seed: int, verbose: bool) ->
         vectors = normalize(lsa_vectors @ discriminative_directions(lsa_vectors, labels, clusters))
         labels = KMeans(clusters, init=means(vectors, labels, clusters), n_init=1, verbose=verbose).fit(vectors).labels_
     return labels
+
+
+def tightness(vectors: np.ndarray, labels: np.ndarray, clusters: int) -> float:
+    """Mean cosine of unit vectors to the centroid of their cluster: what spherical k-means maximises."""
+    centroids = normalize(means(vectors, labels, clusters))
+    return float(np.einsum("ij,ij->i", vectors, centroids[labels]).mean())
 
 
 def discriminative_directions(vectors: np.ndarray, labels: np.ndarray, clusters: int) -> np.ndarray:

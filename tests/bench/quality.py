@@ -18,6 +18,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, v_measure_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer
+from threadpoolctl import threadpool_limits
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 import text_clustering
@@ -59,7 +60,8 @@ def report(name: str, cluster, labels: list[str], seeds: int):
     scores = []
     for seed in range(seeds):
         start = time.perf_counter()
-        assigned = cluster(seed)
+        with threadpool_limits(1):
+            assigned = cluster(seed)
         seconds = time.perf_counter() - start
         agreement = [score(labels, assigned) for score in (v_measure_score, adjusted_rand_score, adjusted_mutual_info_score)]
         scores.append([*agreement, seconds])
