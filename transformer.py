@@ -16,6 +16,7 @@ no known term belongs to no cluster: its answer is -1.
 import argparse
 import asyncio
 import functools
+import gc
 import hashlib
 import json
 import logging
@@ -188,12 +189,17 @@ class Lsa:
         indices, weights = self.weigh(document)
         return weights @ self.projection.take(indices, axis=0) if indices else np.zeros(self.dimensions)
 
-    def transform(self, documents: list[str]) -> np.ndarray:
-        """Make unit vectors of shape (documents, dimensions); zeros for a document with no known term."""
+    def transform(self, documents: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Make unit vectors of the documents.
+
+        Returns:
+            Vectors of shape (documents, dimensions), zeros for a document with no known term; and which documents
+            have one, bool of shape (documents,).
+        """
         vectors = np.array([self.project(document) for document in documents])
         norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
-        norms[norms == 0] = 1
-        return vectors / norms[:, np.newaxis]
+        known = norms > 0
+        return np.divide(vectors, norms[:, np.newaxis], out=vectors, where=known[:, np.newaxis]), known
 
 
 # --------------------------------------------------------------------------------------------------------- model
@@ -269,8 +275,7 @@ class TextClustering(kserve.Model):
 
     def preprocess(self, payload: dict | InferRequest, headers: dict | None = None) -> Batch:
         documents = read_documents(payload, self.arguments.max_documents)
-        vectors = self.lsa.transform(documents)
-        return Batch(payload, documents, vectors, known=vectors.any(axis=1))
+        return Batch(payload, documents, *self.lsa.transform(documents))
 
     def validate(self, payload: Batch) -> Batch:
         return payload  # KServe's own check is for the predictor's protocol, before there was one in this process
@@ -305,7 +310,7 @@ class TextClustering(kserve.Model):
         indices, weights = self.lsa.weigh(document)
         terms, projections = self.lsa.terms[indices], self.lsa.projection[indices]
         shares = weights * (projections @ self.unit_centroids[cluster]) / np.linalg.norm(weights @ projections)
-        others = [other for other in self.by_distance(vector[np.newaxis])[0].tolist() if other != cluster]
+        others = [other for other in np.argsort(self.distances(vector)).tolist() if other != cluster]
         return {
             **self.nearness(vector, cluster),
             "runner_up": self.nearness(vector, others[0]) if others else None,
@@ -327,21 +332,21 @@ class TextClustering(kserve.Model):
 
     async def assign(self, batch: Batch, headers: dict | None) -> np.ndarray:
         """Find the cluster of each document: int32 of shape (documents,), NO_CLUSTER where no term is known."""
-        clusters = np.full(len(batch.documents), NO_CLUSTER, dtype=np.int32)
-        if batch.known.any():
-            vectors = batch.vectors[batch.known]
-            if self.kmeans:
-                clusters[batch.known] = self.by_distance(vectors)[:, 0]
-            else:
-                clusters[batch.known] = await self.ask_predictor(vectors, headers)
+        if self.kmeans:
+            clusters = self.distances(batch.vectors).argmin(axis=1).astype(np.int32)
+            clusters[~batch.known] = NO_CLUSTER
+        else:
+            clusters = np.full(len(batch.documents), NO_CLUSTER, dtype=np.int32)
+            if batch.known.any():
+                clusters[batch.known] = await self.ask_predictor(batch.vectors[batch.known], headers)
         return clusters
 
-    def by_distance(self, vectors: np.ndarray) -> np.ndarray:
-        """Order the clusters by distance of their centroid, nearest first; shape (documents, clusters).
+    def distances(self, vectors: np.ndarray) -> np.ndarray:
+        """Half the squared distances to the centroids, less what they have in common; shape (..., clusters).
 
-        |x - c|^2 = |x|^2 - 2 (x . c - |c|^2 / 2), as in scikit-learn's k-means.
+        |x - c|^2 / 2 = |x|^2 / 2 + |c|^2 / 2 - x . c, as in scikit-learn's k-means.
         """
-        return np.argsort(self.half_squared_norms - vectors @ self.centroids.T, axis=1, kind="stable")
+        return self.half_squared_norms - vectors @ self.centroids.T
 
     async def ask_predictor(self, vectors: np.ndarray, headers: dict | None) -> list[int]:
         """Let KServe's predictor find the clusters.
@@ -426,8 +431,9 @@ class TextClustering(kserve.Model):
             self.documents_of(cluster).inc()
         if self.centroids is not None:
             cosines = np.einsum("ij,ij->i", batch.vectors, self.unit_centroids[clusters])
-            for cosine in cosines[batch.known].tolist():
-                self.similarity.observe(cosine)
+            for cosine, known in zip(cosines.tolist(), batch.known.tolist()):
+                if known:
+                    self.similarity.observe(cosine)
 
     def get_input_types(self) -> list[dict]:
         return [{"name": "input-0", "datatype": "BYTES", "shape": [-1]}]
@@ -605,6 +611,7 @@ def main():
     server.model_repository_extension = FixedRepository(server.registered_models)
     app.add_middleware(BodyLimit, limit=arguments.max_body_bytes)
     add_error_handlers(app)
+    gc.freeze()  # what is loaded now stays: the garbage collector need not look through it while serving
     server.start([model])
 
 

@@ -397,20 +397,26 @@ def measure(svd: TruncatedSVD, model: KMeans, vectors: np.ndarray, labels: list[
 def describe_clusters(
     vectorizer: TfidfVectorizer, weights: csr_matrix, model: KMeans, vectors: np.ndarray, titles: list[str]
 ) -> list[dict]:
-    """Tell what each cluster is about: its top terms, with their mean TF-IDF weight, and its central documents."""
+    """Tell what each cluster is about: its top terms and its central documents.
+
+    The weight of a term is its mean TF-IDF in the cluster times the square root of the share of the documents that
+    have it: without that, the words of one long thread would come before those of the topic.
+    """
     terms = vectorizer.get_feature_names_out()
     titles = np.array(titles, dtype=object)
     clusters = []
     for number, centroid in enumerate(model.cluster_centers_):
         members = np.flatnonzero(model.labels_ == number)
-        mean_weights = np.asarray(weights[members].sum(axis=0)).ravel() / max(len(members), 1)
-        top = np.argsort(-mean_weights)[:TOP_TERMS]
+        rows, count = weights[members], max(len(members), 1)
+        share = np.bincount(rows.indices, minlength=len(terms)) / count
+        term_weights = np.asarray(rows.sum(axis=0)).ravel() / count * np.sqrt(share)
+        top = np.argsort(-term_weights)[:TOP_TERMS]
         nearest = members[np.argsort(np.linalg.norm(vectors[members] - centroid, axis=1))]
         clusters.append(
             {
                 "cluster": number,
                 "size": len(members),
-                "terms": [[terms[i], round(float(mean_weights[i]), 4)] for i in top if mean_weights[i]],
+                "terms": [[terms[i], round(float(term_weights[i]), 4)] for i in top if term_weights[i]],
                 "titles": list(dict.fromkeys(titles[nearest]))[:CENTRAL_DOCUMENTS],
                 "centroid": centroid.tolist(),
             }
