@@ -7,7 +7,7 @@ problem() { problems+=("$*"); }
 
 check_system() {
   local id version
-  [[ $EUID == 0 ]] || problem "this must run as root: sudo $PROVISION/all.sh"
+  [[ $EUID == 0 || -n $DESTDIR ]] || problem "this must run as root: sudo $PROVISION/all.sh"
   # shellcheck source=/dev/null
   read -r id version < <(. "${OS_RELEASE:-/etc/os-release}" && echo "$ID $VERSION_ID")
   [[ "$id $version" == "ubuntu 24.04" || "$id $version" == "debian 12" ]] ||

@@ -49,8 +49,6 @@ run kind export kubeconfig --name "$CLUSTER_NAME" --kubeconfig "$KUBECONFIG"
 wait_for 300 "node $NODE to be Ready" kubectl wait --for=condition=Ready "node/$NODE" --timeout=5s
 
 # For the person who works here: merged into what they have, not written over it.
-user=${PROVISION_USER:-${SUDO_USER:-root}}
-home=$(getent passwd "$user" | cut -d: -f6)
-run install -d -m 700 -o "$user" "$home/.kube"
-run kind export kubeconfig --name "$CLUSTER_NAME" --kubeconfig "$home/.kube/config"
-run chown "$user:" "$home/.kube/config"
+run install -d -m 700 -o "$PROVISION_USER" "$USER_HOME/.kube"
+run kind export kubeconfig --name "$CLUSTER_NAME" --kubeconfig "$USER_HOME/.kube/config"
+run chown "$PROVISION_USER:" "$USER_HOME/.kube/config"

@@ -2,9 +2,7 @@
 # MinIO's operator and the tenant "storage-tiny": one server with one volume, over plain HTTP.
 source "$(dirname "$0")/functions.sh"
 
-user=${PROVISION_USER:-${SUDO_USER:-root}}
-home=$(getent passwd "$user" | cut -d: -f6)
-credentials=$home/minio.env
+credentials=$USER_HOME/minio.env
 
 if [[ $MINIO_ROOT_PASSWORD == generate ]]; then
   if [[ $MODE == run && -f $credentials ]]; then
@@ -21,7 +19,7 @@ write_file "$credentials" 600 <<CREDENTIALS
 AWS_ACCESS_KEY_ID=$MINIO_ROOT_USER
 AWS_SECRET_ACCESS_KEY=$MINIO_ROOT_PASSWORD
 CREDENTIALS
-run chown "$user:" "$credentials"
+run chown "$PROVISION_USER:" "$credentials"
 
 archive=operator-$MINIO_OPERATOR_VERSION.tgz
 download "minio-$archive" "https://raw.githubusercontent.com/minio/operator/master/helm-releases/$archive" "sha256:$MINIO_OPERATOR_SHA256"

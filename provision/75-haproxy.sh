@@ -19,7 +19,7 @@ sed -e "s/BIND_ADDRESS/$BIND_ADDRESS/" -e "s/PORT_KSERVE/$PORT_KSERVE/" -e "s/GA
 already test "$(sha256_of "$WORK/haproxy.cfg")" == "$(cat "$STATE_DIR/haproxy.sha256" 2>/dev/null)" && already systemctl is-active haproxy && exit
 
 [[ $MODE != run ]] || haproxy -c -q -f "$WORK/haproxy.cfg" || fail "HAProxy does not accept provision/haproxy.cfg; what runs was left as it is"
-write_file /etc/haproxy/haproxy.cfg 644 <"$WORK/haproxy.cfg"
+write_file "$DESTDIR/etc/haproxy/haproxy.cfg" 644 <"$WORK/haproxy.cfg"
 run systemctl enable --quiet haproxy
 run systemctl reload-or-restart haproxy
 [[ $MODE != run ]] || sha256_of "$WORK/haproxy.cfg" >"$STATE_DIR/haproxy.sha256"

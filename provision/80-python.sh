@@ -2,15 +2,13 @@
 # The Python environment for scripts/deploy_service.py: ~/venv of the user who works here.
 source "$(dirname "$0")/functions.sh"
 
-user=${PROVISION_USER:-${SUDO_USER:-root}}
-home=$(getent passwd "$user" | cut -d: -f6)
-venv=$home/venv
+venv=$USER_HOME/venv
 requirements=$REPOSITORY/scripts/requirements.txt
 
 if [[ $MODE == mirror ]]; then mirror_python_packages "$requirements"; exit; fi
 already cmp --silent "$requirements" "$venv/requirements.txt" && exit
 
-as_user() { run runuser --user "$user" -- env --chdir=/ HOME="$home" "$@"; }
+as_user() { run runuser --user "$PROVISION_USER" -- env --chdir=/ HOME="$USER_HOME" "$@"; }
 log "installing the packages of scripts/requirements.txt into $venv"
 as_user python3 -m venv "$venv"
 wheels=()

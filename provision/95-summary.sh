@@ -23,10 +23,8 @@ fi
 
 # Under Vagrant, what the host's own ports are.
 minio=${HOST_PORT_MINIO:-$PORT_MINIO} console=${HOST_PORT_CONSOLE:-$PORT_CONSOLE} kserve=${HOST_PORT_KSERVE:-$PORT_KSERVE}
-user=${PROVISION_USER:-${SUDO_USER:-root}}
-home=$(getent passwd "$user" | cut -d: -f6)
 ssh_first=
-[[ $user != vagrant ]] || ssh_first=', after "vagrant ssh"'
+[[ $PROVISION_USER != vagrant ]] || ssh_first=', after "vagrant ssh"'
 minio_tag=${MINIO_IMAGE%@*}
 cat <<TABLE
 
@@ -42,11 +40,11 @@ $(printf '  %-14s  %-31s  %s\n' \
   MinIO "${minio_tag##*:}" "http://localhost:$minio (console: http://localhost:$console)" \
   Transformer "${TRANSFORMER_IMAGE##*:}" "$TRANSFORMER_IMAGE")
 
-MinIO's user is "$MINIO_ROOT_USER"; its password is in $home/minio.env.
+MinIO's user is "$MINIO_ROOT_USER"; its password is in $USER_HOME/minio.env.
 
 Next${ssh_first}, with model.joblib, transformer.joblib and clusters.json from scripts/text_clustering.py:
 
-  set -a; . $home/minio.env; set +a
-  $home/venv/bin/python $REPOSITORY/scripts/deploy_service.py --model-path $REPOSITORY/model.joblib --model-name textclustering --namespace kserve-textclustering --transformer-path $REPOSITORY/transformer.joblib --transformer-image $TRANSFORMER_IMAGE
+  set -a; . $USER_HOME/minio.env; set +a
+  $USER_HOME/venv/bin/python $REPOSITORY/scripts/deploy_service.py --model-path $REPOSITORY/model.joblib --model-name textclustering --namespace kserve-textclustering --transformer-path $REPOSITORY/transformer.joblib --transformer-image $TRANSFORMER_IMAGE
 
 TABLE

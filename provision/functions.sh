@@ -16,18 +16,26 @@ while IFS='=' read -r key value; do
   [[ -z $key || $key == '#'* || -v $key ]] || export "$key=$value"
 done <"$PROVISION/versions.env"
 
+# As for any installer, everything is written below DESTDIR where that is set; the tests do so.
+DESTDIR=${DESTDIR:-}
 if [[ $EUID == 0 ]]; then
-  CACHE_DIR=${CACHE_DIR:-/var/cache/mlops-poc}
+  CACHE_DIR=${CACHE_DIR:-$DESTDIR/var/cache/mlops-poc}
 else
   CACHE_DIR=${CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/mlops-poc}
 fi
-STATE_DIR=${STATE_DIR:-/var/lib/mlops-poc}
+STATE_DIR=$DESTDIR/var/lib/mlops-poc
+# The person who works here: their home gets kubeconfig, credentials and Python environment.
+PROVISION_USER=${PROVISION_USER:-${SUDO_USER:-$(id -un)}}
+USER_HOME=$DESTDIR$(getent passwd "$PROVISION_USER" | cut -d: -f6) ||
+  { echo "error: PROVISION_USER is \"$PROVISION_USER\", and there is no such user" >&2; exit 2; }
+export USER_HOME
 NODE=$CLUSTER_NAME-control-plane
 # A kubeconfig of our own: an unrelated ~/.kube/config of root is never touched.
 export KUBECONFIG=$STATE_DIR/kubeconfig
 
+INSTALL_DIR=$DESTDIR/usr/local/bin
 case $MODE in
-  run) BIN_DIR=${BIN_DIR:-/usr/local/bin} FILES=$CACHE_DIR/files ;;
+  run) BIN_DIR=$INSTALL_DIR FILES=$CACHE_DIR/files ;;
   dry-run) BIN_DIR=$CACHE_DIR/bin FILES=$CACHE_DIR/files ;;
   mirror) BIN_DIR=$CACHE_DIR/bin FILES=$MIRROR_DIR/files ;;
   *) echo "MODE is \"$MODE\"; it can be run, dry-run or mirror" >&2; exit 2 ;;
@@ -52,9 +60,11 @@ fail() {
 }
 
 quoted() { # arguments as one would type them
-  local argument
+  local argument separator=
   for argument in "$@"; do
-    if [[ $argument =~ ^[A-Za-z0-9_./:=@%+,-]+$ ]]; then printf '%s ' "$argument"; else printf '%s ' "${argument@Q}"; fi
+    [[ $argument =~ ^[A-Za-z0-9_./:=@%+,-]+$ ]] || argument=${argument@Q}
+    printf '%s%s' "$separator" "$argument"
+    separator=' '
   done
 }
 
@@ -177,7 +187,7 @@ tool_version() {
   [[ -x $BIN_DIR/$1 ]] || return 0
   case $1 in
     kind) "$BIN_DIR/kind" version --quiet | sed 's/^v\?/v/' ;;
-    kubectl) "$BIN_DIR/kubectl" version --client --output=json | jq -r .clientVersion.gitVersion ;;
+    kubectl) "$BIN_DIR/kubectl" version --client | sed -n 's/^Client Version: //p' ;;
     helm) "$BIN_DIR/helm" version --template '{{.Version}}' ;;
   esac
 }
@@ -185,35 +195,33 @@ tool_version() {
 # Installs kind, kubectl or helm in the pinned version: in a dry run and for a mirror, which render manifests with them,
 # into the cache.
 tool() {
-  local name=$1 architecture version source
+  local name=$1 version architecture file source
+  version=$(pinned_version "$name")
   architecture=$(machine_architecture)
+  file=$name-$version-linux-$architecture
+  source=$FILES/$file
+  ! already test "$(tool_version "$name")" == "$version" || return 0
   case $name in
     kind)
-      version=$KIND_VERSION source=kind-$version-linux-$architecture
-      ! already_version kind "$version" || return 0
-      download "$source" "https://github.com/kubernetes-sigs/kind/releases/download/$version/kind-linux-$architecture" \
+      download "$file" "https://github.com/kubernetes-sigs/kind/releases/download/$version/kind-linux-$architecture" \
         "https://github.com/kubernetes-sigs/kind/releases/download/$version/kind-linux-$architecture.sha256sum" ;;
     kubectl)
-      version=$KUBECTL_VERSION source=kubectl-$version-linux-$architecture
-      ! already_version kubectl "$version" || return 0
-      download "$source" "https://dl.k8s.io/release/$version/bin/linux/$architecture/kubectl" \
+      download "$file" "https://dl.k8s.io/release/$version/bin/linux/$architecture/kubectl" \
         "https://dl.k8s.io/release/$version/bin/linux/$architecture/kubectl.sha256" ;;
     helm)
-      version=$HELM_VERSION source=helm-$version-linux-$architecture
-      ! already_version helm "$version" || return 0
-      download "$source.tar.gz" "https://get.helm.sh/$source.tar.gz" "https://get.helm.sh/$source.tar.gz.sha256sum"
-      tar -xzf "$FILES/$source.tar.gz" -C "$WORK" "linux-$architecture/helm"
-      mv "$WORK/linux-$architecture/helm" "$FILES/$source.part"
-      mv "$FILES/$source.part" "$FILES/$source" ;;
+      download "$file.tar.gz" "https://get.helm.sh/$file.tar.gz" "https://get.helm.sh/$file.tar.gz.sha256sum"
+      source=$CACHE_DIR/linux-$architecture/helm
+      run tar --directory "$CACHE_DIR" -xzf "$FILES/$file.tar.gz" "linux-$architecture/helm"
+      [[ $MODE == run ]] || tar --directory "$CACHE_DIR" -xzf "$FILES/$file.tar.gz" "linux-$architecture/helm" ;;
   esac
-  run install -m 755 "$FILES/$source" "/usr/local/bin/$name"
-  if [[ $MODE != run ]]; then install -D -m 755 "$FILES/$source" "$BIN_DIR/$name"; fi
+  run install -m 755 "$source" "$INSTALL_DIR/$name"
+  [[ $MODE == run ]] || install -D -m 755 "$source" "$BIN_DIR/$name"
 }
 
-already_version() { [[ $MODE != dry-run && $(tool_version "$1") == "$2" ]]; }
+pinned_version() { local variable=${1^^}_VERSION; echo "${!variable}"; }
 
 # Where steps are only shown or collected, the tools step has installed nothing.
-renderer() { [[ $MODE == run ]] || (MODE=mirror tool "$1") >/dev/null; }
+renderer() { [[ $MODE == run || $(tool_version "$1") == "$(pinned_version "$1")" ]] || tool "$1" >/dev/null; }
 
 # --- Images ----------------------------------------------------------------------------------------------------------
 
@@ -318,7 +326,7 @@ apply() {
   local manifest=$WORK/manifest.yaml reference attempt errors=$WORK/apply-errors
   # shellcheck disable=SC2046
   python3 "$PROVISION/images.py" map $(image_maps) >"$manifest"
-  while read -r reference; do image "$reference"; done < <(python3 "$PROVISION/images.py" list <"$manifest")
+  while read -r reference; do image "$reference" </dev/null; done < <(python3 "$PROVISION/images.py" list <"$manifest")
   case $MODE in
     dry-run)
       echo "kubectl apply --server-side --force-conflicts --field-manager=mlops-poc -f - <<'MANIFEST'"
