@@ -23,4 +23,4 @@ write_file "$DESTDIR/etc/haproxy/haproxy.cfg" 644 <"$WORK/haproxy.cfg"
 run systemctl enable --quiet haproxy
 run systemctl reload-or-restart haproxy
 [[ $MODE != run ]] || sha256_of "$WORK/haproxy.cfg" >"$STATE_DIR/haproxy.sha256"
-wait_for 60 "HAProxy on port $PORT_KSERVE" bash -c "exec 3<>/dev/tcp/127.0.0.1/$PORT_KSERVE"
+wait_for 60 "HAProxy on port $PORT_KSERVE" curl --silent --output /dev/null --max-time 5 "http://127.0.0.1:$PORT_KSERVE/"

@@ -214,7 +214,7 @@ tool() {
       run tar --directory "$CACHE_DIR" -xzf "$FILES/$file.tar.gz" "linux-$architecture/helm"
       [[ $MODE == run ]] || tar --directory "$CACHE_DIR" -xzf "$FILES/$file.tar.gz" "linux-$architecture/helm" ;;
   esac
-  run install -m 755 "$source" "$INSTALL_DIR/$name"
+  run install -D -m 755 "$source" "$INSTALL_DIR/$name"
   [[ $MODE == run ]] || install -D -m 755 "$source" "$BIN_DIR/$name"
 }
 
