@@ -81,7 +81,8 @@ run_pull() {
   local attempt
   [[ $MODE == run ]] || { run "$@"; return; }
   for attempt in 1 2 3; do
-    if timeout 1800 "$@"; then return; fi
+    # In the foreground, so that Ctrl-C reaches the command.
+    if timeout --foreground 1800 "$@"; then return; fi
     ((attempt == 3)) || { log "failed, again in $((attempt * 5)) s: $*"; sleep $((attempt * 5)); }
   done
   return 1

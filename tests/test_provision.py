@@ -53,7 +53,7 @@ class Machine:
         files, environment = upstream
         (folder / "upstream.json").write_text(json.dumps({address: str(path) for address, path in files.items()}))
         self.environment = {
-            "PATH": f"{STAND_INS}:{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(folder), "DESTDIR": str(self.root), "CACHE_DIR": str(folder / "cache"),
+            "PATH": f"{STAND_INS}:{sys.base_prefix}/bin:{os.environ['PATH']}", "STAND_IN_PACKAGES": str(Path(yaml.__file__).parents[1]), "HOME": str(folder), "DESTDIR": str(self.root), "CACHE_DIR": str(folder / "cache"),
             "STAND_IN_STATE": str(self.state), "STAND_IN_UPSTREAM": str(folder / "upstream.json"),
             "MIN_MEMORY_MB": "1", "MIN_CPUS": "1", "MIN_DISK_GB": "0", "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder),
             "PORT_MINIO": "21100", "PORT_CONSOLE": "21200", "PORT_KSERVE": "21300", "PROVISION_USER": "root", "MINIO_ROOT_PASSWORD": PASSWORD, **environment,
@@ -387,11 +387,11 @@ def test_lock_records_every_file_and_then_has_the_last_word(built, tmp_path, sma
 
 
 KILLS = [
-    "after apt-get install", "before curl --fail --location --silent", "after half of kind create cluster", "after kind create cluster",
-    "before docker update", "after docker exec mlops-poc-control-plane crictl pull quay.io/metallb", "before kubectl rollout status --namespace cert-manager",
+    "after apt-get install", "before curl --fail --location --silent", "after half of kind create cluster", "before docker update",
+    "after docker exec mlops-poc-control-plane crictl pull quay.io/metallb", "before kubectl rollout status --namespace cert-manager",
     "before kubectl rollout status --namespace istio-system deployment/istiod", "after kubectl rollout status --namespace knative-serving",
-    "before kubectl rollout status --namespace kserve", "before kubectl get secret storage-configuration", "after kubectl rollout status --namespace tenant-tiny",
-    "before systemctl reload-or-restart haproxy", "before runuser", "after docker build", "before kind load docker-image", "before docker exec mlops-poc-control-plane crictl images",
+    "before kubectl rollout status --namespace kserve", "before kubectl get secret storage-configuration", "before systemctl reload-or-restart haproxy",
+    "before runuser", "before kind load docker-image", "before docker exec mlops-poc-control-plane crictl images",
 ]
 
 
