@@ -46,7 +46,7 @@ fi
 # kind's own policy, on-failure:1, restarts a node after a reboot with some versions of Docker only.
 run docker update --restart unless-stopped "$NODE"
 run kind export kubeconfig --name "$CLUSTER_NAME" --kubeconfig "$KUBECONFIG"
-wait_for 300 "node $NODE to be Ready" kubectl wait --for=condition=Ready "node/$NODE" --timeout=5s
+wait_for 300 "a ready node $NODE" kubectl wait --for=condition=Ready "node/$NODE" --timeout=5s
 
 # For the person who works here: merged into what they have, not written over it.
 run install -d -m 700 -o "$PROVISION_USER" "$USER_HOME/.kube"

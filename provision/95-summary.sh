@@ -5,7 +5,7 @@ source "$(dirname "$0")/functions.sh"
 
 node_runs() { [[ $(docker inspect --format '{{.State.Running}}' "$NODE") == true ]]; }
 already node_runs || run docker start "$NODE"
-wait_for 300 "node $NODE to be Ready" kubectl wait --for=condition=Ready "node/$NODE" --timeout=5s
+wait_for 300 "a ready node $NODE" kubectl wait --for=condition=Ready "node/$NODE" --timeout=5s
 wait_for_deployments 300 metallb-system controller
 wait_for_deployments 300 istio-system istiod istio-ingressgateway
 wait_for_deployments 300 knative-serving activator autoscaler controller webhook net-istio-controller net-istio-webhook

@@ -12,6 +12,10 @@ IMAGE_MAP=${IMAGE_MAP:-}
 PROVISION=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export REPOSITORY=${PROVISION%/*}
 
+# Some commands are run in other directories.
+[[ -z $MIRROR_DIR ]] || MIRROR_DIR=$(realpath --canonicalize-missing "$MIRROR_DIR")
+[[ -z $IMAGE_MAP ]] || IMAGE_MAP=$(realpath --canonicalize-missing "$IMAGE_MAP")
+
 while IFS='=' read -r key value; do
   [[ -z $key || $key == '#'* || -v $key ]] || export "$key=$value"
 done <"$PROVISION/versions.env"

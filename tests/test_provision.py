@@ -225,6 +225,54 @@ def test_istio_gateway_gets_its_proxy_from_a_config_map_that_names_the_image_in_
     assert json.loads(injector["data"]["values"])["global"]["proxy"]["image"] == f"docker.io/istio/proxyv2:{versions()['ISTIO_VERSION']}"
 
 
+# --- The schemas of the pinned Kubernetes ---
+
+
+@pytest.fixture(scope="session")
+def schemas():
+    """Kubernetes' OpenAPI definitions as strict JSON schemas: a field that Kubernetes does not know is an error."""
+    # Of the pinned minor version; the module proxy does not give out every patch of it.
+    module = "k8s.io/kubernetes@v1.34.2"
+    assert module.rpartition(".")[0].endswith(versions()["KUBECTL_VERSION"].rpartition(".")[0])
+    path = upstream_files.download_of(module, "api/openapi-spec/swagger.json")
+    definitions = json.loads(path.read_text())["definitions"]
+    for name, definition in definitions.items():
+        if "properties" in definition:
+            definition["additionalProperties"] = False
+        if name.endswith((".Quantity", ".IntOrString")):
+            definitions[name] = {"type": ["string", "number"]}
+        # A part of a resource type's own schema: anything.
+        if name.startswith("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSON"):
+            definitions[name] = {}
+    return definitions
+
+
+def without_nulls(value):
+    if isinstance(value, dict):
+        return {key: without_nulls(v) for key, v in value.items() if v is not None}
+    return [without_nulls(v) for v in value] if isinstance(value, list) else value
+
+
+def test_manifests_follow_the_schemas_of_the_pinned_kubernetes(manifests, schemas):
+    import jsonschema
+
+    names = {(kind["group"], kind["version"], kind["kind"]): name
+             for name, definition in schemas.items() for kind in definition.get("x-kubernetes-group-version-kind", [])}
+    validators, problems, checked = {}, [], 0
+    for manifest in manifests:
+        group, _, version = manifest["apiVersion"].rpartition("/")
+        name = names.get((group, version, manifest["kind"]))
+        if not name:
+            assert "." in group and not group.endswith(".k8s.io"), f"Kubernetes has no {manifest['apiVersion']} {manifest['kind']}"
+            continue
+        validator = validators.setdefault(name, jsonschema.Draft4Validator({"$ref": f"#/definitions/{name}", "definitions": schemas}))
+        checked += 1
+        problems += [f"{manifest['kind']} {manifest['metadata']['name']}: {'/'.join(map(str, e.absolute_path))}: {e.message[:200]}"
+                     for e in validator.iter_errors(without_nulls(manifest))]
+    assert checked > 150
+    assert not problems, "\n".join(problems)
+
+
 # --- The mirror ---
 
 

@@ -124,7 +124,11 @@ def definition(kind, plural, group):
         apiVersion: apiextensions.k8s.io/v1
         kind: CustomResourceDefinition
         metadata: {{name: {plural}.{group}}}
-        spec: {{names: {{kind: {kind}, plural: {plural}}}}}
+        spec:
+          group: {group}
+          names: {{kind: {kind}, plural: {plural}}}
+          scope: Namespaced
+          versions: [{{name: v1, served: true, storage: true, schema: {{openAPIV3Schema: {{type: object}}}}}}]
         """)
 
 
