@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Docker, and the other packages of the distribution that the steps use.
+source "$(dirname "$0")/functions.sh"
+
+packages=(docker.io curl ca-certificates jq iproute2 haproxy python3 python3-venv)
+
+installed() { [[ $(dpkg-query --show --showformat='${db:Status-Status}\n' "$@" | sort -u) == installed ]]; }
+if ! already installed "${packages[@]}"; then
+  log "installing ${packages[*]}"
+  run apt-get update -qq -o DPkg::Lock::Timeout=300
+  run env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends -o DPkg::Lock::Timeout=300 "${packages[@]}"
+fi
+
+# kubelet, containerd and the pods of a node all watch files: with Ubuntu's defaults pods fail with "too many open files".
+# https://kind.sigs.k8s.io/docs/user/known-issues/#pod-errors-due-to-too-many-open-files
+write_file "$DESTDIR/etc/sysctl.d/90-kind.conf" 644 <<'CONF'
+fs.inotify.max_user_watches = 524288
+fs.inotify.max_user_instances = 512
+CONF
+run sysctl --quiet --load "$DESTDIR/etc/sysctl.d/90-kind.conf"
+
+already systemctl is-active docker || run systemctl enable --now docker
+wait_for 60 "Docker" docker info
+
+# As in any Docker installation, whoever may talk to the engine is as good as root: only Vagrant's own user is let in.
+if [[ $PROVISION_USER == vagrant ]]; then run usermod --append --groups docker vagrant; fi

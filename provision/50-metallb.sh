@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# MetalLB gives the Istio gateway an address that this machine reaches: one of the Kind network, announced by ARP.
+# https://metallb.io/installation/ and https://metallb.io/configuration/
+source "$(dirname "$0")/functions.sh"
+
+download "metallb-native-$METALLB_VERSION.yaml" \
+  "https://raw.githubusercontent.com/metallb/metallb/$METALLB_VERSION/config/manifests/metallb-native.yaml" "sha256:$METALLB_SHA256"
+apply <"$FILES/metallb-native-$METALLB_VERSION.yaml"
+wait_for_deployments 300 metallb-system controller
+wait_for 300 "MetalLB's speaker" kubectl rollout status --namespace metallb-system daemonset/speaker --timeout=5s
+
+# Docker gives out a network's addresses from its beginning, so the pool is taken from its end.
+if [[ $MODE == run ]]; then
+  subnet=$(docker network inspect kind | jq -r '[.[0].IPAM.Config[].Subnet | select(contains(":") | not)][0] // empty')
+  [[ -n $subnet ]] || fail "the Docker network \"kind\" has no IPv4 subnet; see: docker network inspect kind"
+else
+  subnet=172.18.0.0/16
+  [[ $MODE == mirror ]] || echo "# the pool is computed from the IPv4 subnet of \"docker network inspect kind\"; with Docker's usual $subnet:"
+fi
+pool=$(python3 -c 'import ipaddress, sys; n = ipaddress.ip_network(sys.argv[1]); print(f"{n[-56]}-{n[-6]}")' "$subnet")
+
+apply <<MANIFEST
+apiVersion: metallb.io/v1beta1
+kind: IPAddressPool
+metadata:
+  name: kind
+  namespace: metallb-system
+spec:
+  addresses:
+  - $pool
+---
+apiVersion: metallb.io/v1beta1
+kind: L2Advertisement
+metadata:
+  name: kind
+  namespace: metallb-system
+spec:
+  ipAddressPools:
+  - kind
+MANIFEST

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Istio, without sidecars: only its ingress gateway is used, as Knative's way in. Values as in KServe's own installation,
+# but for one small machine.
+source "$(dirname "$0")/functions.sh"
+
+index=https://istio-release.storage.googleapis.com/charts/index.yaml
+for name in base istiod gateway; do
+  download "$name-$ISTIO_VERSION.tgz" "https://istio-release.storage.googleapis.com/charts/$name-$ISTIO_VERSION.tgz" "$index"
+done
+
+# The proxy's image stands in full in a config map, from where istiod injects it into the gateway's pod ("image: auto"):
+# composed of hub and tag there, it would escape the image map.
+chart istio-base istio-system "base-$ISTIO_VERSION.tgz" --set defaultRevision=default >"$WORK/base.yaml"
+chart istiod istio-system "istiod-$ISTIO_VERSION.tgz" --values /dev/stdin >"$WORK/istiod.yaml" <<VALUES
+autoscaleEnabled: false
+image: docker.io/istio/pilot:$ISTIO_VERSION
+resources: {requests: {cpu: 50m, memory: 256Mi}}
+env: {ENABLE_GATEWAY_API_INFERENCE_EXTENSION: "true"}
+global:
+  hub: docker.io/istio
+  tag: $ISTIO_VERSION
+  defaultPodDisruptionBudget: {enabled: false}
+  proxy:
+    autoInject: disabled
+    image: docker.io/istio/proxyv2:$ISTIO_VERSION
+  proxy_init:
+    image: docker.io/istio/proxyv2:$ISTIO_VERSION
+VALUES
+chart istio-ingressgateway istio-system "gateway-$ISTIO_VERSION.tgz" --values /dev/stdin >"$WORK/gateway.yaml" <<VALUES
+autoscaling: {enabled: false}
+resources: {requests: {cpu: 50m, memory: 128Mi}, limits: {cpu: "2", memory: 1Gi}}
+VALUES
+
+apply <<'MANIFEST'
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: istio-system
+MANIFEST
+apply <"$WORK/base.yaml"
+apply <"$WORK/istiod.yaml"
+wait_for_deployments 300 istio-system istiod
+apply <"$WORK/gateway.yaml"
+apply <<'MANIFEST'
+apiVersion: networking.k8s.io/v1
+kind: IngressClass
+metadata:
+  name: istio
+spec:
+  controller: istio.io/ingress-controller
+MANIFEST
+wait_for_deployments 300 istio-system istio-ingressgateway

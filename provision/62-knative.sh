@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Knative Serving and its Istio ingress, from the release manifests that Knative's operator carries. Applying them
+# directly, rather than through the operator, lets every image pass through the image map and needs no operator.
+source "$(dirname "$0")/functions.sh"
+
+manifests=https://raw.githubusercontent.com/knative/operator/knative-v$KNATIVE_VERSION/cmd/operator/kodata
+crds=knative-serving-crds-$KNATIVE_VERSION.yaml
+core=knative-serving-core-$KNATIVE_VERSION.yaml
+net_istio=knative-net-istio-$KNATIVE_VERSION.yaml
+download "$crds" "$manifests/knative-serving/$KNATIVE_VERSION/1-serving-crds.yaml" "sha256:$KNATIVE_SERVING_CRDS_SHA256"
+download "$core" "$manifests/knative-serving/$KNATIVE_VERSION/2-serving-core.yaml" "sha256:$KNATIVE_SERVING_CORE_SHA256"
+download "$net_istio" "$manifests/ingress/${KNATIVE_VERSION%.*}/istio/net-istio.yaml" "sha256:$KNATIVE_NET_ISTIO_SHA256"
+
+apply <"$FILES/$crds"
+wait_for 60 "Knative's resource types" kubectl wait --for=condition=Established --timeout=5s \
+  crd/services.serving.knative.dev crd/revisions.serving.knative.dev crd/images.caching.internal.knative.dev
+kustomization knative "serving-core.yaml=$core" "net-istio.yaml=$net_istio" | apply
+wait_for_deployments 300 knative-serving activator autoscaler controller webhook net-istio-controller net-istio-webhook

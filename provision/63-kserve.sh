@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# KServe's controller in Knative mode, and of the model servers only the one for scikit-learn.
+source "$(dirname "$0")/functions.sh"
+
+manifests=https://raw.githubusercontent.com/kserve/kserve/$KSERVE_VERSION/install/$KSERVE_VERSION
+download "kserve-$KSERVE_VERSION.yaml" "$manifests/kserve.yaml" "sha256:$KSERVE_SHA256"
+download "kserve-cluster-resources-$KSERVE_VERSION.yaml" "$manifests/kserve-cluster-resources.yaml" "sha256:$KSERVE_RUNTIMES_SHA256"
+
+apply <<'MANIFEST'
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: kserve
+MANIFEST
+kustomization kserve-controller "kserve.yaml=kserve-$KSERVE_VERSION.yaml" | apply
+wait_for_deployments 300 kserve kserve-controller-manager
+wait_for 120 "KServe's webhook" kubectl wait --namespace kserve --for=jsonpath='{.subsets[0].addresses[0].ip}' endpoints/kserve-webhook-server-service --timeout=5s
+kustomization kserve-runtime "kserve-cluster-resources.yaml=kserve-cluster-resources-$KSERVE_VERSION.yaml" | apply

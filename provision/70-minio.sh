@@ -1,0 +1,123 @@
+#!/usr/bin/env bash
+# MinIO's operator and the tenant "storage-tiny": one server with one volume, over plain HTTP.
+source "$(dirname "$0")/functions.sh"
+
+credentials=$USER_HOME/minio.env
+
+if [[ $MINIO_ROOT_PASSWORD == generate ]]; then
+  if [[ $MODE == run && -f $credentials ]]; then
+    MINIO_ROOT_PASSWORD=$(sed -n 's/^AWS_SECRET_ACCESS_KEY=//p' "$credentials")
+  else
+    MINIO_ROOT_PASSWORD=$(python3 -c 'import secrets; print(secrets.token_urlsafe(24))')
+  fi
+fi
+[[ $MINIO_ROOT_USER =~ ^[A-Za-z0-9._-]{3,}$ ]] || fail "MINIO_ROOT_USER must be 3 letters, digits, dots, hyphens or underscores at least"
+[[ $MINIO_ROOT_PASSWORD =~ ^[A-Za-z0-9._~+/=@%,:-]{8,}$ ]] || fail "MINIO_ROOT_PASSWORD must be 8 characters at least, of letters, digits and ._~+/=@%,:-"
+
+# Before the tenant gets the password, so that one that was generated is never lost.
+write_file "$credentials" 600 <<CREDENTIALS
+AWS_ACCESS_KEY_ID=$MINIO_ROOT_USER
+AWS_SECRET_ACCESS_KEY=$MINIO_ROOT_PASSWORD
+CREDENTIALS
+run chown "$PROVISION_USER:" "$credentials"
+
+archive=operator-$MINIO_OPERATOR_VERSION.tgz
+download "minio-$archive" "https://raw.githubusercontent.com/minio/operator/master/helm-releases/$archive" "sha256:$MINIO_OPERATOR_SHA256"
+# The sidecar's image is a default inside the operator otherwise, out of the image map's reach.
+chart minio-operator minio-operator "minio-$archive" --values /dev/stdin >"$WORK/operator.yaml" <<VALUES
+operator:
+  replicaCount: 1
+  env: [{name: OPERATOR_STS_ENABLED, value: "off"}]
+  sidecarImage: {repository: "${MINIO_SIDECAR_IMAGE%:*}", tag: "${MINIO_SIDECAR_IMAGE##*:}"}
+  resources: {requests: {cpu: 20m, memory: 128Mi, ephemeral-storage: 100Mi}}
+VALUES
+
+apply <<'MANIFEST'
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: minio-operator
+---
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: tenant-tiny
+MANIFEST
+apply <"$WORK/operator.yaml"
+wait_for_deployments 300 minio-operator minio-operator
+
+secret_version() { kubectl get secret storage-configuration --namespace tenant-tiny --ignore-not-found --output=jsonpath='{.metadata.resourceVersion}'; }
+[[ $MODE != run ]] || before=$(secret_version)
+apply <<MANIFEST
+apiVersion: v1
+kind: Secret
+metadata:
+  name: storage-configuration
+  namespace: tenant-tiny
+stringData:
+  config.env: |
+    export MINIO_ROOT_USER="$MINIO_ROOT_USER"
+    export MINIO_ROOT_PASSWORD="$MINIO_ROOT_PASSWORD"
+MANIFEST
+apply <<MANIFEST
+apiVersion: minio.min.io/v2
+kind: Tenant
+metadata:
+  name: storage-tiny
+  namespace: tenant-tiny
+spec:
+  image: $MINIO_IMAGE
+  imagePullPolicy: IfNotPresent
+  configuration: {name: storage-configuration}
+  requestAutoCert: false
+  mountPath: /export
+  pools:
+  - name: pool-0
+    servers: 1
+    volumesPerServer: 1
+    resources: {requests: {cpu: 50m, memory: 256Mi}}
+    volumeClaimTemplate:
+      metadata: {name: data}
+      spec:
+        accessModes: [ReadWriteOnce]
+        storageClassName: standard
+        resources: {requests: {storage: $MINIO_STORAGE}}
+    securityContext: {runAsUser: 1000, runAsGroup: 1000, runAsNonRoot: true, fsGroup: 1000}
+    containerSecurityContext:
+      runAsUser: 1000
+      runAsGroup: 1000
+      runAsNonRoot: true
+      allowPrivilegeEscalation: false
+      capabilities: {drop: [ALL]}
+      seccompProfile: {type: RuntimeDefault}
+---
+apiVersion: v1
+kind: Service
+metadata:
+  name: minio-service
+  namespace: tenant-tiny
+spec:
+  type: NodePort
+  selector: {v1.min.io/tenant: storage-tiny}
+  ports:
+  - {name: http-minio, port: 9000, targetPort: 9000, nodePort: 30100}
+---
+apiVersion: v1
+kind: Service
+metadata:
+  name: console-service
+  namespace: tenant-tiny
+spec:
+  type: NodePort
+  selector: {v1.min.io/tenant: storage-tiny}
+  ports:
+  - {name: http-console, port: 9090, targetPort: 9090, nodePort: 30200}
+MANIFEST
+
+# MinIO reads its root credentials when it starts.
+if [[ $MODE == run && -n $before && $before != "$(secret_version)" ]]; then
+  log "the root credentials changed: restarting MinIO"
+  run kubectl delete pod --namespace tenant-tiny --selector v1.min.io/tenant=storage-tiny
+fi
+wait_for 300 "MinIO's server" kubectl rollout status --namespace tenant-tiny statefulset/storage-tiny-pool-0 --timeout=5s
+wait_for 120 "MinIO on port $PORT_MINIO" curl --fail --silent --max-time 5 "http://127.0.0.1:$PORT_MINIO/minio/health/ready"

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# HAProxy makes KServe's gateway, which has an address of the Kind network only, reachable on this machine.
+source "$(dirname "$0")/functions.sh"
+
+if [[ $MODE == run ]]; then
+  gateway_address() { kubectl get service istio-ingressgateway --namespace istio-system --output=jsonpath='{.status.loadBalancer.ingress[0].ip}' | grep .; }
+  wait_for 120 "the Istio gateway's address from MetalLB" gateway_address
+  gateway=$(gateway_address)
+else
+  gateway=172.18.255.200
+  [[ $MODE == mirror ]] || echo "# the gateway's address is asked from the cluster; for example:"
+fi
+
+# haproxy.cfg holds the placeholders BIND_ADDRESS, PORT_KSERVE, GATEWAY and MAX_BODY_BYTES.
+sed -e "s/BIND_ADDRESS/$BIND_ADDRESS/" -e "s/PORT_KSERVE/$PORT_KSERVE/" -e "s/GATEWAY/$gateway/" -e "s/MAX_BODY_BYTES/$MAX_BODY_BYTES/" \
+  "$PROVISION/haproxy.cfg" >"$WORK/haproxy.cfg"
+
+# What runs is what was applied last, which an interrupted run tells apart from what was only written.
+already test "$(sha256_of "$WORK/haproxy.cfg")" == "$(cat "$STATE_DIR/haproxy.sha256" 2>/dev/null)" && already systemctl is-active haproxy && exit
+
+[[ $MODE != run ]] || haproxy -c -q -f "$WORK/haproxy.cfg" || fail "HAProxy does not accept provision/haproxy.cfg; what runs was left as it is"
+write_file "$DESTDIR/etc/haproxy/haproxy.cfg" 644 <"$WORK/haproxy.cfg"
+run systemctl enable --quiet haproxy
+run systemctl reload-or-restart haproxy
+[[ $MODE != run ]] || sha256_of "$WORK/haproxy.cfg" >"$STATE_DIR/haproxy.sha256"
+wait_for 60 "HAProxy on port $PORT_KSERVE" curl --silent --output /dev/null --max-time 5 "http://127.0.0.1:$PORT_KSERVE/"

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# The transformer's image: built here from transformer.Dockerfile and loaded into the node, so that no registry is needed.
+source "$(dirname "$0")/functions.sh"
+
+base=$(mapped "$PYTHON_IMAGE")
+build() {
+  image "$PYTHON_IMAGE" docker
+  run docker build --quiet --build-arg "BASE_IMAGE=$base" --tag "$TRANSFORMER_IMAGE" --file "$REPOSITORY/transformer.Dockerfile" "$REPOSITORY"
+}
+
+if [[ $MODE == mirror ]]; then
+  pull_into_docker "$base"
+  docker build --quiet --build-arg "BASE_IMAGE=$base" --tag "$TRANSFORMER_IMAGE" --file "$REPOSITORY/transformer.Dockerfile" "$REPOSITORY"
+  mirror_image "$TRANSFORMER_IMAGE"
+  exit
+fi
+
+archive=$MIRROR_DIR/$(archive_of "$TRANSFORMER_IMAGE")
+if [[ -n $MIRROR_DIR && -f $archive ]]; then
+  image "$TRANSFORMER_IMAGE"
+else
+  log "building $TRANSFORMER_IMAGE"
+  build
+  run kind load docker-image --name "$CLUSTER_NAME" "$TRANSFORMER_IMAGE"
+fi

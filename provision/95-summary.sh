@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Waits until everything answers, also after the machine was halted and started, and says what runs where.
+source "$(dirname "$0")/functions.sh"
+[[ $MODE != mirror ]] || exit 0
+
+node_runs() { [[ $(docker inspect --format '{{.State.Running}}' "$NODE") == true ]]; }
+already node_runs || run docker start "$NODE"
+wait_for 300 "a ready node $NODE" kubectl wait --for=condition=Ready "node/$NODE" --timeout=5s
+wait_for_deployments 300 metallb-system controller
+wait_for_deployments 300 istio-system istiod istio-ingressgateway
+wait_for_deployments 300 knative-serving activator autoscaler controller webhook net-istio-controller net-istio-webhook
+wait_for_deployments 300 cert-manager cert-manager cert-manager-cainjector cert-manager-webhook
+wait_for_deployments 300 kserve kserve-controller-manager
+wait_for 300 "MinIO on port $PORT_MINIO" curl --fail --silent --max-time 5 "http://127.0.0.1:$PORT_MINIO/minio/health/ready"
+# A host that no service has: the gateway's own 404 says that the whole way there works.
+gateway_answers() { [[ $(curl --silent --max-time 5 --output /dev/null --write-out '%{http_code}' "http://127.0.0.1:$PORT_KSERVE/") == 404 ]]; }
+if [[ $MODE == run ]]; then
+  wait_for 300 "KServe's gateway on port $PORT_KSERVE" gateway_answers
+else
+  wait_for 300 "KServe's gateway on port $PORT_KSERVE" curl --silent --max-time 5 "http://127.0.0.1:$PORT_KSERVE/"
+  exit
+fi
+
+# Under Vagrant, what the host's own ports are.
+minio=${HOST_PORT_MINIO:-$PORT_MINIO} console=${HOST_PORT_CONSOLE:-$PORT_CONSOLE} kserve=${HOST_PORT_KSERVE:-$PORT_KSERVE}
+ssh_first=
+[[ $PROVISION_USER != vagrant ]] || ssh_first=', after "vagrant ssh"'
+minio_tag=${MINIO_IMAGE%@*}
+cat <<TABLE
+
+  What            Version                          Where
+  --------------  -------------------------------  ----------------------------------------------
+$(printf '  %-14s  %-31s  %s\n' \
+  Kubernetes "$(kubectl version --output=json | jq -r .serverVersion.gitVersion)" "kind $KIND_VERSION, one node: $NODE" \
+  MetalLB "$METALLB_VERSION" "namespace metallb-system" \
+  cert-manager "$CERT_MANAGER_VERSION" "namespace cert-manager" \
+  Istio "$ISTIO_VERSION" "namespace istio-system" \
+  Knative "$KNATIVE_VERSION" "namespace knative-serving" \
+  KServe "$KSERVE_VERSION" "http://localhost:$kserve (Host: <name>.<namespace>.example.com)" \
+  MinIO "${minio_tag##*:}" "http://localhost:$minio (console: http://localhost:$console)" \
+  Transformer "${TRANSFORMER_IMAGE##*:}" "$TRANSFORMER_IMAGE")
+
+MinIO's user is "$MINIO_ROOT_USER"; its password is in $USER_HOME/minio.env.
+
+Next${ssh_first}, with model.joblib, transformer.joblib and clusters.json from scripts/text_clustering.py:
+
+  set -a; . $USER_HOME/minio.env; set +a
+  $USER_HOME/venv/bin/python $REPOSITORY/scripts/deploy_service.py --model-path $REPOSITORY/model.joblib --model-name textclustering --namespace kserve-textclustering --transformer-path $REPOSITORY/transformer.joblib --transformer-image $TRANSFORMER_IMAGE
+
+TABLE

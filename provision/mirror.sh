@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Fills a folder with every file, image and Python package that the steps use, so that they need no network but the
+# distribution's packages: by running the steps themselves in a mode that only collects.
+set -euo pipefail
+
+usage() {
+  cat <<USAGE
+usage: provision/mirror.sh DIRECTORY
+
+Run it on a connected machine of the same processor as the one to be provisioned. It needs Docker (with the right to
+use it), curl, jq, Python 3 with pip, and about 15 GB of disk. It can be interrupted and run again: what is there
+already is not downloaded again.
+
+  DIRECTORY/files/      downloads, with SHA256SUMS
+  DIRECTORY/images/     one archive for each image (docker save)
+  DIRECTORY/image-map   replacements for images that manifests name by digest
+  DIRECTORY/wheels/     Python packages for scripts/requirements.txt
+  DIRECTORY/complete    there when everything is there
+
+Use it with: MIRROR_DIR=DIRECTORY vagrant up    or: sudo MIRROR_DIR=DIRECTORY provision/all.sh
+IMAGE_MAP, a file with lines of "reference replacement", makes it collect the replacements instead.
+USAGE
+}
+
+case ${1:-} in
+  -h | --help) usage; exit ;;
+  '' | -*) usage >&2; exit 2 ;;
+esac
+(($# == 1)) || { usage >&2; exit 2; }
+
+for tool in docker curl jq python3; do
+  command -v "$tool" >/dev/null || { echo "error: $tool is needed to fill a mirror, and is not installed" >&2; exit 2; }
+done
+python3 -m pip --version >/dev/null 2>&1 || { echo "error: pip is needed to fill a mirror; on Debian and Ubuntu: apt-get install python3-pip" >&2; exit 2; }
+docker info >/dev/null 2>&1 || { echo "error: Docker does not answer, or you may not use it; see: docker info" >&2; exit 1; }
+
+provision=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+mkdir -p "$1"
+MIRROR_DIR=$(cd "$1" && pwd)
+export MIRROR_DIR MODE=mirror
+rm -f "$MIRROR_DIR/complete"
+
+for script in "$provision"/[0-9][0-9]-*.sh; do
+  echo "== ${script##*/}"
+  "$script"
+done
+
+date --utc --iso-8601=seconds >"$MIRROR_DIR/complete"
+echo "complete: $(find "$MIRROR_DIR/files" -type f | wc -l) files, $(find "$MIRROR_DIR/images" -name '*.tar' | wc -l) images, $(du -sh "$MIRROR_DIR" | cut -f1) in $MIRROR_DIR"
