@@ -5,7 +5,7 @@
 set -euo pipefail
 
 venv=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/.venv
-stamp=$venv/requirements.sha256
+stamp=$venv/requirements.cksum
 
 find_python() {
   local python
@@ -21,7 +21,7 @@ find_python() {
 
 [ $# -gt 0 ] || { echo "usage: venv.sh REQUIREMENTS.txt ..." >&2; exit 2; }
 
-wanted=$(cat "$@" | sha256sum)
+wanted=$(cat "$@" | cksum)
 if [ -x "$venv/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
   exit 0
 fi
