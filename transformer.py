@@ -140,9 +140,11 @@ def load_summary(transformer_path: Path) -> dict | None:
         return None
     try:
         summary = json.loads(path.read_bytes())
-        summary["versions"]["scikit-learn"], summary["sha256"].items()
+        # Looked up here, so that what is missing is missed at the start.
+        summary["versions"]["scikit-learn"], summary["sha256"]["transformer.joblib"]
+        [(cluster["terms"], cluster["centroid"]) for cluster in summary["clusters"]]
         return summary
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ArtefactError(f"{path} is not a summary of text_clustering.py ({error!r}). Train again.") from error
 
 
@@ -269,7 +271,7 @@ class TextClustering(kserve.Model):
                     "they are from two training runs."
                 )
             self.half_squared_norms = np.einsum("ij,ij->i", self.centroids, self.centroids) / 2
-            self.unit_centroids = self.centroids / np.sqrt(2 * self.half_squared_norms)[:, np.newaxis]
+            self.unit_centroids = self.centroids / np.sqrt(2 * self.half_squared_norms).clip(1e-300)[:, np.newaxis]
         self.ready = True
         return self.ready
 
