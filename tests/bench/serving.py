@@ -4,7 +4,9 @@
     python tests/bench/serving.py --artefacts DIR
 
 DIR holds the three files of a training run. Needs wrk. Each way runs alone; wrk keeps --connections requests under
-way. The document of a request is about as long as the one in the README.
+way. The document of a request is about as long as the one in the README. "CPU ms" is what the busiest process of the
+way spends on a request: unlike the rates, it hardly depends on what else the machine is doing, and where there are
+cores enough, its inverse is the highest rate that the way can reach.
 """
 
 import argparse
@@ -21,6 +23,7 @@ import urllib.request
 from pathlib import Path
 
 import joblib
+import psutil
 
 BENCH = Path(__file__).resolve().parent
 TRANSFORMER = BENCH.parent.parent / "transformer.py"
@@ -45,15 +48,18 @@ def main():
             for way in ("no-op", "predictor", "naive", "in one process", "two, v1", "two, v2", "two, grpc-v2")
         }
     for documents in arguments.documents:
-        print(f"\n{documents} document(s) a request{'':6} requests/s  documents/s  / no-op  / naive")
-        for (way, n), rate in rates.items():
+        print(f"\n{documents} document(s) a request  requests/s  documents/s  / no-op  / naive   CPU ms  / no-op  / naive")
+        for (way, n), (rate, cpu) in rates.items():
             if n == documents:
-                against = [rate / rates[baseline, documents] for baseline in ("no-op", "naive")]
-                print(f"{way:28} {rate:12.0f} {rate * documents:12.0f}  {against[0]:7.2f}  {against[1]:7.1f}")
+                (noop_rate, noop_cpu), (naive_rate, naive_cpu) = rates["no-op", n], rates["naive", n]
+                print(
+                    f"{way:24} {rate:11.0f}  {rate * n:11.0f}  {rate / noop_rate:7.2f}  {rate / naive_rate:7.1f}"
+                    f"  {cpu:7.2f}  {noop_cpu / cpu:7.2f}  {naive_cpu / cpu:7.1f}"
+                )
 
 
-def measure(way: str, documents: int, model_dir: Path, arguments: argparse.Namespace) -> float:
-    """Serve one way and load it; returns requests/s."""
+def measure(way: str, documents: int, model_dir: Path, arguments: argparse.Namespace) -> tuple[float, float]:
+    """Serve one way and load it; returns requests/s, and the CPU of its busiest process in ms a request."""
     transformer_path = arguments.artefacts / "transformer.joblib"
     instances = random_texts(transformer_path, documents)
     with contextlib.ExitStack() as stack:
@@ -79,9 +85,9 @@ def measure(way: str, documents: int, model_dir: Path, arguments: argparse.Names
                     stack, TRANSFORMER, "--transformer-path", transformer_path,
                     "--predictor_host", f"localhost:{port}", "--predictor_protocol", way.removeprefix("two, "),
                 )  # fmt: skip
-        rate = load(port, {"instances": instances}, arguments)
+        rate, cpu = load(port, {"instances": instances}, arguments)
     print(f"{way}, {documents} document(s): {rate:.0f} requests/s", file=sys.stderr)
-    return rate
+    return rate, cpu
 
 
 def random_texts(transformer_path: Path, count: int) -> list[list[str]]:
@@ -119,7 +125,7 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def load(port: int, body: dict, arguments: argparse.Namespace) -> float:
+def load(port: int, body: dict, arguments: argparse.Namespace) -> tuple[float, float]:
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(
             'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\n'
@@ -129,12 +135,16 @@ def load(port: int, body: dict, arguments: argparse.Namespace) -> float:
         url = f"http://localhost:{port}/v1/models/{NAME}:predict"
         wrk = ["wrk", "--threads", "1", "--connections", str(arguments.connections), "--script", script.name]
         subprocess.run([*wrk, "--duration", "2", "--timeout", "30", url], check=True, capture_output=True)  # warm up
+        servers = [child for child in psutil.Process().children() if child.name() != "wrk"]
+        before = [sum(server.cpu_times()[:2]) for server in servers]
         result = subprocess.run(
             [*wrk, "--duration", str(arguments.seconds), "--timeout", "30", url], check=True, capture_output=True, text=True
         ).stdout
     if "Non-2xx" in result or "Socket errors" in result:
         sys.exit(f"The server answered with errors:\n{result}")
-    return float(re.search(r"Requests/sec:\s+([\d.]+)", result)[1])
+    busiest = max(sum(server.cpu_times()[:2]) - start for server, start in zip(servers, before))
+    requests = int(re.search(r"(\d+) requests in", result)[1])
+    return float(re.search(r"Requests/sec:\s+([\d.]+)", result)[1]), 1_000 * busiest / requests
 
 
 if __name__ == "__main__":
