@@ -62,7 +62,6 @@ HOPELESS = {
     "CreateContainerConfigError",
     "CrashLoopBackOff",
 }
-POLL_SECONDS = 2
 # How long a failed condition may stand before it counts: Knative reports some that pass by.
 GRACE_SECONDS = 30
 
@@ -480,15 +479,14 @@ def service_credentials(options, store, cluster):
     user, secret = prefix + secrets.token_hex(4), secrets.token_urlsafe(30)
     try:
         admin = minio_admin(store)
+        admin.account_info()  # a read: another S3 server would take the writes below for uploads
         admin.policy_add(user, policy=read_only_policy(options.bucket))
         admin.user_add(user, secret)
         admin.policy_set(user, user=user)
     except (MinioAdminException, urllib3.exceptions.HTTPError, ValueError) as error:
-        reason = "it is no MinIO, or they may not create users"
-        if "<html" not in str(error) and "AccessDenied" in str(error):
-            reason = "they may not create users"
-        log.debug("admin API: %s", type(error).__name__)
-        log.warning("The service gets your own keys (access key %s) for the store: %s",
+        reason = ("these keys may not create users" if "AccessDenied" in str(error)
+                  else "the store has no MinIO admin API")
+        log.warning("The service gets your own keys (access key %s) to read the store with, because %s",
                     store.access_key, reason)
         if store.temporary:
             raise BadInput("temporary AWS keys can't be given to the service, it would fail when "
@@ -899,11 +897,12 @@ def revision_signature(revision):
 
 
 def poll(timeout):
-    """Yield the seconds gone until `timeout` seconds are over."""
-    start = time.monotonic()
+    """Yield the seconds gone until `timeout` seconds are over, soon at first, then every 2 s."""
+    start, pause = time.monotonic(), 0.25
     while (gone := time.monotonic() - start) < timeout:
         yield gone
-        time.sleep(POLL_SECONDS)
+        time.sleep(pause)
+        pause = min(2, pause * 1.5)
 
 
 def wait_until_ready(cluster, service, timeout, previous):

