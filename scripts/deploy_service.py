@@ -30,12 +30,17 @@ import os
 import re
 import secrets
 import shlex
+import signal
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from datetime import datetime, timezone
 from pathlib import Path
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))  # while the libraries load
 
 import boto3
 import botocore.config
@@ -66,6 +71,7 @@ HOPELESS = {
 GRACE_SECONDS = 30
 
 log = logging.getLogger()
+interrupted = threading.Event()
 
 
 class Failure(Exception):
@@ -402,9 +408,10 @@ class Store:
             log.info("Version %s is in the store already: nothing to upload", artefacts["version"])
             return
         for name, file in files.items():
-            with tqdm(desc=file["path"].name, total=file["size"], unit="B", unit_scale=True,
-                      leave=False, disable=not sys.stderr.isatty()) as bar:
-                self.call(self.s3.upload_file, str(file["path"]), self.bucket, root + name,
+            with file["path"].open("rb") as content, tqdm(
+                    desc=file["path"].name, total=file["size"], unit="B", unit_scale=True,
+                    leave=False, disable=not sys.stderr.isatty()) as bar:
+                self.call(self.s3.upload_fileobj, content, self.bucket, root + name,
                           Callback=bar.update)
             if self.sha256(root + name) != file["sha256"]:
                 raise Failure(f"what the store gives back for {root}{name} is not what was "
@@ -670,7 +677,10 @@ class Cluster:
         Raises KubectlFailed, or BadInput when kubectl or the context is missing.
         """
         try:
-            return str(sh.kubectl(*args, *self.options, _in=stdin))
+            output = str(sh.kubectl(*args, *self.options, _in=stdin))
+            if interrupted.is_set():
+                raise KeyboardInterrupt
+            return output
         except sh.CommandNotFound:
             raise BadInput("kubectl is not installed or not in PATH: "
                            "https://kubernetes.io/docs/tasks/tools/") from None
@@ -683,7 +693,7 @@ class Cluster:
                      r"context deadline exceeded|Client.Timeout|TLS handshake", stderr):
             raise KubectlFailed(f"the cluster can't be reached ({line}): is it up, and does "
                                 "KUBECONFIG or --context name the right one?", stderr)
-        if "Unauthorized" in line or "must be logged in" in line:
+        if re.search(r"Unauthorized|must be logged in|Please enter Username", line):
             raise KubectlFailed("the cluster does not accept your credentials: "
                                 "log in again or choose another --context", stderr)
         if "Forbidden" in line or "forbidden" in line:
@@ -802,7 +812,7 @@ def condition(service, kind):
 
 def canary_percent(service):
     """The share of the newest version; None when it gets everything, 0 after a rollback."""
-    return service["spec"]["transformer"].get("canaryTrafficPercent")
+    return service["spec"].get("transformer", {}).get("canaryTrafficPercent")
 
 
 # --- Roll out ---------------------------------------------------------------------------------
@@ -1202,7 +1212,14 @@ def delete(options):
         store.delete_artefacts()
 
 
+def interrupt(*_):
+    """Ctrl-C. Python drops the exception when it strikes inside a fork, hence the flag too."""
+    interrupted.set()
+    raise KeyboardInterrupt
+
+
 def main(argv=None):
+    signal.signal(signal.SIGINT, interrupt)
     options = parse_arguments(argv)
     coloredlogs.install(level=options.log_level)
     # These tell what they send, keys included, when they are let.

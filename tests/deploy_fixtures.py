@@ -87,29 +87,25 @@ def wait_for(url, process):
 
 
 @contextlib.contextmanager
-def weed(directory):
-    """SeaweedFS: an S3 server with one user, and without MinIO's admin API."""
-    ports = {name: free_port() for name in ("s3", "master", "volume", "filer")}
-    grpc = {f"{name}.grpc": free_port() for name in ports}
+def weed(directory, ports=None):
+    """SeaweedFS: an S3 server with one user, and without MinIO's admin API. Give a restart its old ports."""
+    ports = ports or {f"{name}.port{kind}": free_port() for name in ("s3", "master", "volume", "filer")
+                      for kind in ("", ".grpc")}
     users = directory / "s3.json"
     users.write_text(json.dumps({"identities": [
         {"name": "me", "credentials": [{"accessKey": "weedkey", "secretKey": "weedsecret"}],
          "actions": ["Admin", "Read", "Write", "List", "Tagging"]},
         {"name": "guest", "credentials": [{"accessKey": "guestkey", "secretKey": "guestsecret"}],
          "actions": ["Read:nothing"]}]}))
-    ports_given = [f"-{name}.port{suffix}={port}" for source in (ports, grpc)
-                   for name, _, suffix, port in
-                   ((*name.partition("."), port) for name, port in source.items())]
-    ports_given = [flag.replace(".portgrpc", ".port.grpc") for flag in ports_given]
     process = subprocess.Popen(
         [Path(sys.executable).with_name("weed"), "server", "-master.telemetry=false", f"-dir={directory}",
          "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", f"-s3.config={users}",
-         "-master.volumeSizeLimitMB=64", "-volume.max=50", *ports_given],
+         "-master.volumeSizeLimitMB=64", "-volume.max=2000", *(f"-{name}={port}" for name, port in ports.items())],
         stdout=(directory / "weed.log").open("w"), stderr=subprocess.STDOUT)
-    url = f"http://127.0.0.1:{ports['s3']}"
+    url = f"http://127.0.0.1:{ports['s3.port']}"
     try:
         wait_for(f"{url}/healthz", process)
-        yield SimpleNamespace(url=url, keys=("weedkey", "weedsecret"), process=process)
+        yield SimpleNamespace(url=url, keys=("weedkey", "weedsecret"), process=process, ports=ports)
     finally:
         process.kill()
         process.wait()
