@@ -8,15 +8,19 @@ or else the stub of stub_kubernetes.py. kubectl is always the real one.
 
 import contextlib
 import hashlib
+import io
 import json
+import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 import uuid
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,6 +37,9 @@ from stub_kserve import StubKServe, free_port
 from stub_kubernetes import StubKubernetes
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "deploy_service.py"
+sys.path.insert(0, str(SCRIPT.parent))
+import deploy_service  # noqa: E402
+
 IMAGE = "docker.io/mlops-poc/sklearn-transformer:test"
 TOPICS = ["game team hockey season player goal score", "space orbit nasa launch moon rocket satellite",
           "key encryption chip secure clipper cipher privacy"]
@@ -87,7 +94,7 @@ def wait_for(url, process):
 
 
 @contextlib.contextmanager
-def weed(directory, ports=None):
+def run_weed(directory, ports=None):
     """SeaweedFS: an S3 server with one user, and without MinIO's admin API. Give a restart its old ports."""
     ports = ports or {f"{name}.port{kind}": free_port() for name in ("s3", "master", "volume", "filer")
                       for kind in ("", ".grpc")}
@@ -100,7 +107,7 @@ def weed(directory, ports=None):
     process = subprocess.Popen(
         [Path(sys.executable).with_name("weed"), "server", "-master.telemetry=false", f"-dir={directory}",
          "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", f"-s3.config={users}",
-         "-master.volumeSizeLimitMB=64", "-volume.max=2000", *(f"-{name}={port}" for name, port in ports.items())],
+         "-master.volumeSizeLimitMB=64", "-volume.max=2000", "-s3.port.iceberg=0", "-s3.port.lance=0", *(f"-{name}={port}" for name, port in ports.items())],
         stdout=(directory / "weed.log").open("w"), stderr=subprocess.STDOUT)
     url = f"http://127.0.0.1:{ports['s3.port']}"
     try:
@@ -112,7 +119,7 @@ def weed(directory, ports=None):
 
 
 @contextlib.contextmanager
-def minio(directory, binary):
+def run_minio(directory, binary):
     port = free_port()
     process = subprocess.Popen(
         [binary, "server", str(directory), "--address", f"127.0.0.1:{port}"],
@@ -130,7 +137,7 @@ def minio(directory, binary):
 
 @pytest.fixture(scope="session")
 def weed_store(tmp_path_factory):
-    with weed(tmp_path_factory.mktemp("weed")) as server:
+    with run_weed(tmp_path_factory.mktemp("weed")) as server:
         yield server
 
 
@@ -139,7 +146,7 @@ def minio_store(tmp_path_factory):
     binary = os.environ.get("MINIO_BINARY") or shutil.which("minio")
     if not binary:
         pytest.skip("no minio binary: go install github.com/minio/minio@latest, or set MINIO_BINARY")
-    with minio(tmp_path_factory.mktemp("minio") / "data", binary) as server:
+    with run_minio(tmp_path_factory.mktemp("minio") / "data", binary) as server:
         yield server
 
 
@@ -155,8 +162,12 @@ def bucket_in(server):
     bucket = f"bucket-{uuid.uuid4().hex[:8]}"
 
     def keys():
-        return [item["Key"] for item in client.list_objects_v2(Bucket=bucket).get("Contents", [])]
-    return SimpleNamespace(server=server, url=server.url, keys=server.keys, bucket=bucket, s3=client, list=keys)
+        try:
+            return [item["Key"] for item in client.list_objects_v2(Bucket=place.bucket).get("Contents", [])]
+        except client.exceptions.NoSuchBucket:
+            return []
+    place = SimpleNamespace(server=server, url=server.url, keys=server.keys, bucket=bucket, s3=client, list=keys)
+    return place
 
 
 # --- Clusters ---------------------------------------------------------------------------------
@@ -204,20 +215,49 @@ def stub_kserve(cluster, tmp_path, **settings):
 
 
 @pytest.fixture
-def deploy(cluster, store, artefacts, tmp_path):
-    """Run the script against this test's store and cluster: deploy(run, *flags, **environment)."""
+def deploy(cluster, store, artefacts, tmp_path, monkeypatch):
+    """Run the script's main against this test's store and cluster: deploy(run, *flags, **environment).
+
+    In this process: loading the libraries anew takes longer than all that the script does.
+    """
+    monkeypatch.setattr(deploy_service, "STUCK_SECONDS", 0)
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+
     def run(training_run=0, *flags, store=store, ingress="http://127.0.0.1:9", timeout=60, **environment):
         directory = training_run if isinstance(training_run, Path) else artefacts[training_run]
-        command = [sys.executable, SCRIPT, "--model-path", directory / "model.joblib",
-                   "--transformer-path", directory / "transformer.joblib", "--transformer-image", IMAGE,
-                   "--namespace", cluster.namespace, "--bucket", store.bucket,
-                   "--minio-endpoint", store.url, "--minio-endpoint-cluster", store.url.split("//")[1],
-                   "--ingress", ingress, "--timeout", str(timeout), *flags]
-        clean = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
         environment = {"AWS_ACCESS_KEY_ID": store.keys[0], "AWS_SECRET_ACCESS_KEY": store.keys[1],
                        "KUBECONFIG": str(cluster.kubeconfig), "HOME": str(tmp_path), **environment}
-        done = subprocess.run([str(word) for word in command], capture_output=True, text=True,
-                              env={**clean, **{k: v for k, v in environment.items() if v is not None}})
-        assert "Traceback" not in done.stderr, done.stderr
-        return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
-    return run
+        out, err, handler = io.StringIO(), io.StringIO(), signal.getsignal(signal.SIGINT)
+        with monkeypatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            for name, value in environment.items():
+                patch.delenv(name, raising=False) if value is None else patch.setenv(name, value)
+            code = deploy_service.main([
+                *command_line(directory, cluster, store), "--ingress", ingress, "--timeout", str(timeout), *flags])
+            signal.signal(signal.SIGINT, handler)
+        return SimpleNamespace(code=code, out=out.getvalue(), err=err.getvalue())
+    yield run
+    logging.getLogger().handlers.clear()
+
+
+@contextlib.contextmanager
+def deploy_process(directory, cluster, store):
+    """The script as a process of its own, standard error as a pipe."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    environment |= {"KUBECONFIG": str(cluster.kubeconfig), "AWS_ACCESS_KEY_ID": store.keys[0],
+                    "AWS_SECRET_ACCESS_KEY": store.keys[1]}
+    process = subprocess.Popen([sys.executable, SCRIPT, *command_line(directory, cluster, store)], env=environment,
+                               stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+def command_line(directory, cluster, store):
+    return ["--model-path", str(directory / "model.joblib"),
+            "--transformer-path", str(directory / "transformer.joblib"), "--transformer-image", IMAGE,
+            "--namespace", cluster.namespace, "--bucket", store.bucket, "--minio-endpoint", store.url,
+            "--minio-endpoint-cluster", store.url.split("//")[1]]

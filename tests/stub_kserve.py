@@ -236,7 +236,7 @@ class StubKServe:
     def serve(self, pod, models):
         pod.port = free_port()
         if pod.component == "predictor":
-            command = [HERE / "deploy_sklearn_predictor.py", "--model_name", pod.name.rsplit("-", 2)[0],
+            command = [HERE / "sklearn_predictor.py", "--model_name", pod.name.rsplit("-", 2)[0],
                        "--model_dir", models]
         else:
             args = [self.resolve(argument) for argument in pod.container["args"]]
@@ -269,6 +269,8 @@ class StubKServe:
     def choose(self, host):
         """The pod that a request for this host goes to, by the traffic split."""
         namespace, name = self.routed[host]
+        if self.mode == "Standard":
+            return self.pods[namespace, name, "transformer"][-1]
         status = self.custom.get_namespaced_custom_object(
             *ISVC, namespace, "inferenceservices", name)["status"]
         targets = status["components"]["transformer"]["traffic"]

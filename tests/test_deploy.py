@@ -5,13 +5,16 @@ import json
 import os
 import re
 import subprocess
-import sys
 import time
 
 import kserve as kserve_sdk
+import kubernetes.client
+import minio
 import pytest
+import stub_kserve as kserve_module
+import yaml
 from deploy_fixtures import *  # noqa: F403 - fixtures
-from deploy_fixtures import IMAGE, SCRIPT, bucket_in, stub_kserve, train, weed
+from deploy_fixtures import bucket_in, deploy_process, deploy_service, run_weed, stub_kserve, train
 
 
 def version(done):
@@ -95,23 +98,18 @@ def test_a_store_killed_in_the_middle_leaves_no_version_and_the_next_run_goes_on
         deploy, cluster, kserve, tmp_path):
     directory, disk = large(tmp_path / "large"), tmp_path / "disk"
     disk.mkdir()
-    with weed(disk) as server:
+    with run_weed(disk) as server:
         place = bucket_in(server)
-        run = subprocess.Popen(
-            [sys.executable, SCRIPT, "--model-path", directory / "model.joblib", "--transformer-path",
-             directory / "transformer.joblib", "--transformer-image", IMAGE, "--namespace", cluster.namespace,
-             "--bucket", place.bucket, "--minio-endpoint", server.url],
-            env={**os.environ, "KUBECONFIG": str(cluster.kubeconfig), "AWS_ACCESS_KEY_ID": server.keys[0],
-                 "AWS_SECRET_ACCESS_KEY": server.keys[1]}, stderr=subprocess.PIPE, text=True)
-        while "model.joblib to" not in (line := run.stderr.readline()):
-            assert "ERROR" not in line, line
-        time.sleep(0.05)  # the large file is on its way now
-        server.process.kill()
-        rest = run.stderr.read()
-        assert run.wait() == 1
-    assert "can't be reached or broke off" in rest.splitlines()[-1] and "Traceback" not in rest
+        with deploy_process(directory, cluster, place) as run:
+            while "Uploaded" not in (line := run.stderr.readline()):
+                assert " ERROR " not in line, line
+            time.sleep(0.05)  # the large file is on its way now
+            server.process.kill()
+            rest = run.stderr.read()
+            assert run.wait() == 1
+    assert "cannot be reached or broke off" in rest.splitlines()[-1] and "Traceback" not in rest
     assert cluster.namespace not in cluster.kubectl("get", "namespaces")
-    with weed(disk, server.ports) as server:
+    with run_weed(disk, server.ports) as server:
         again = bucket_in(server)
         again.bucket = place.bucket
         assert not [key for key in again.list() if key.endswith("version.json")]
@@ -124,7 +122,6 @@ def test_a_store_killed_in_the_middle_leaves_no_version_and_the_next_run_goes_on
 
 
 def dry_run(deploy, *flags):
-    import yaml
     done = succeeded(deploy(0, "--dry-run", *flags, store=NOWHERE, KUBECONFIG="/nowhere"))
     return done, {item["kind"]: item for item in yaml.safe_load_all(done.out)}
 
@@ -146,7 +143,6 @@ def test_dry_run_prints_what_kubectl_can_apply_and_no_secret(deploy, cluster):
 
 
 def test_what_is_deployed_is_what_dry_run_printed_but_for_the_pin(deploy, cluster, kserve, store):
-    import yaml
     printed = [*yaml.safe_load_all(succeeded(deploy(0, "--dry-run")).out)][-1]["spec"]
     succeeded(deploy(0, ingress=kserve.ingress))
     live = cluster.get("inferenceservice", "textclustering")["spec"]
@@ -195,7 +191,6 @@ def fits(value, kind, path="spec"):
         if kind in basic:
             assert isinstance(value, basic[kind]), f"{path} is no {kind}"
             return
-        import kubernetes.client
         kind = getattr(kserve_sdk, kind, None) or getattr(kubernetes.client, kind, None)
         if kind is None:
             return
@@ -216,8 +211,6 @@ def fits_pydantic(value, kind, path):
 
 def test_a_number_like_key_survives_yaml(deploy, cluster, kserve, store):
     """kubectl's YAML takes 12e4 for a number; PyYAML writes it without quotes."""
-    sys.path.insert(0, str(SCRIPT.parent))
-    import deploy_service
     text = deploy_service.dump({"apiVersion": "v1", "kind": "ConfigMap",
                                 "metadata": {"name": "a", "namespace": "default", "labels": {"version": "12e4"}}})
     cluster.kubectl("apply", "--dry-run=server", "-f", "-", stdin=text)
@@ -233,7 +226,7 @@ def secret(cluster):
 
 def test_plain_s3_gives_the_service_the_callers_keys_with_a_warning(deploy, cluster, kserve, store):
     done = succeeded(deploy(0, ingress=kserve.ingress))
-    assert "WARNING The service gets your own keys" in done.err
+    assert "WARNING The service reads the store with your own keys" in done.err
     assert secret(cluster) == store.keys
     annotations = cluster.get("secret", "textclustering")["metadata"]["annotations"]
     assert annotations["serving.kserve.io/s3-endpoint"] == store.url.split("//")[1]
@@ -265,10 +258,8 @@ def test_minio_gives_the_service_a_user_that_can_only_read_its_bucket(deploy, cl
 
 
 def test_minio_user_without_admin_rights_falls_back_with_a_warning(deploy, cluster, kserve, minio_store):
-    import minio
-    from minio.credentials import StaticProvider
     admin = minio.MinioAdmin(endpoint=minio_store.url.split("//")[1], secure=False,
-                             credentials=StaticProvider(*minio_store.keys))
+                             credentials=deploy_service.StaticProvider(*minio_store.keys))
     admin.user_add("writer", "writersecret")
     admin.policy_set("readwrite", user="writer")
     place = bucket_in(minio_store)
@@ -318,7 +309,7 @@ def test_canary_gets_its_share_and_promote_gives_it_the_rest(deploy, cluster, ks
 def test_rollback_of_a_canary_and_of_a_finished_rollout(deploy, cluster, kserve):
     first = version(succeeded(deploy(0, ingress=kserve.ingress)))
     done = deploy(0, "--rollback", ingress=kserve.ingress)
-    assert done.code == 2 and "nothing to go back to" in done.err
+    assert done.code == 2 and "nothing to return to" in done.err
     second = version(succeeded(deploy(1, "--canary", "20", ingress=kserve.ingress)))
     succeeded(deploy(1, "--rollback", ingress=kserve.ingress))
     assert traffic(cluster) == {first: 100}
@@ -342,8 +333,7 @@ def test_after_a_rollback_the_next_deploy_never_serves_what_was_rolled_back(depl
 
 def watch_traffic(stub, cluster):
     """The versions that ever had traffic from now on."""
-    import stub_kserve as module
-    original, seen = module.propagate, set()
+    original, seen = kserve_module.propagate, set()
 
     def propagate(status, component, pods, percent, mode):
         original(status, component, pods, percent, mode)
@@ -351,10 +341,10 @@ def watch_traffic(stub, cluster):
             names = {pod.name: label(pod) for pod in pods}
             seen.update(names[target["revisionName"]] for target in
                         status["components"][component].get("traffic", []) if target["percent"])
-    module.propagate = propagate
+    kserve_module.propagate = propagate
 
     def stop():
-        module.propagate = original
+        kserve_module.propagate = original
         return seen
     return stop
 
@@ -379,16 +369,10 @@ def test_delete_removes_the_service_and_only_when_asked_the_artefacts(deploy, cl
     assert store.list() == []
 
 
-def test_no_wait_returns_at_once_and_says_how_to_look(deploy, cluster):
-    with stub_kserve_slow(cluster):
+def test_no_wait_returns_at_once_and_says_how_to_look(deploy, cluster, tmp_path):
+    with stub_kserve(cluster, tmp_path, images=[]):
         done = succeeded(deploy(0, "--no-wait"))
     assert "kubectl get inferenceservice textclustering" in done.err and done.out == ""
-
-
-def stub_kserve_slow(cluster):
-    from pathlib import Path
-    import tempfile
-    return stub_kserve(cluster, Path(tempfile.mkdtemp()), images=[])
 
 
 # --- Not ready --------------------------------------------------------------------------------
@@ -399,8 +383,8 @@ def test_image_missing_says_so_and_the_previous_version_keeps_serving(deploy, cl
     done = deploy(1, "--transformer-image", "docker.io/mlops-poc/nothing:1", ingress=kserve.ingress)
     assert done.code == 1
     assert "ImagePullBackOff" in done.err and "docker.io/mlops-poc/nothing:1" in done.err
-    assert "What to do: the image can't be had" in done.err
-    assert f"still serving: {first} (100 %)" in done.err.splitlines()[-1]
+    assert "What to do: the image cannot be had" in done.err
+    assert f"serving meanwhile: {first} 100 %" in done.err.splitlines()[-1]
     assert traffic(cluster) == {first: 100}
     succeeded(deploy(1, "--rollback", ingress=kserve.ingress))
     assert traffic(cluster) == {first: 100}
@@ -430,7 +414,7 @@ def test_standard_mode_deploys_without_a_pin_and_refuses_a_canary(deploy, cluste
         succeeded(deploy(0, "--no-wait"))
         args = cluster.get("inferenceservice", "textclustering")["spec"]["transformer"]["containers"][0]["args"]
         assert "--predictor_host" not in args
-        succeeded(deploy(0, ingress=stub.ingress) if False else deploy(0, "--no-wait"))
+        succeeded(deploy(0, ingress=stub.ingress))
         for flags in (["--canary", "20"], ["--rollback"]):
             done = deploy(1, *flags)
             assert done.code == 2 and "Standard mode" in done.err
@@ -448,4 +432,3 @@ def test_a_run_that_was_interrupted_between_predictor_and_transformer_goes_on(de
     assert "transformer" not in cluster.get("inferenceservice", "textclustering")["spec"]
     with stub_kserve(cluster, tmp_path) as stub:
         succeeded(deploy(0, ingress=stub.ingress))
-    assert "transformer" not in "" 

@@ -3,16 +3,12 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 from deploy_fixtures import *  # noqa: F403 - fixtures
-from deploy_fixtures import IMAGE, SCRIPT, bucket_in, train
+from deploy_fixtures import IMAGE, bucket_in, deploy_process, deploy_service, train
 from stub_kubernetes import StubKubernetes
 
-sys.path.insert(0, str(SCRIPT.parent))
-import deploy_service  # noqa: E402
 
 
 def options(**flags):
@@ -153,7 +149,7 @@ def test_keys_come_from_the_flags_then_the_environment_then_the_profile(deploy, 
 
 
 def test_store_that_is_not_there(deploy, kserve):
-    one_line(deploy(0, "--minio-endpoint", "http://127.0.0.1:9"), 1, "http://127.0.0.1:9", "can't be reached")
+    one_line(deploy(0, "--minio-endpoint", "http://127.0.0.1:9"), 1, "http://127.0.0.1:9", "cannot be reached")
 
 
 def test_bucket_of_someone_else(deploy, kserve, store):
@@ -175,7 +171,7 @@ def changed_kubeconfig(cluster, path, part, **settings):
 
 def test_cluster_that_is_not_there(deploy, cluster, tmp_path):
     nowhere = changed_kubeconfig(cluster, tmp_path / "nowhere", "cluster", server="http://127.0.0.1:9")
-    one_line(deploy(KUBECONFIG=nowhere), 1, "the cluster can't be reached", "KUBECONFIG")
+    one_line(deploy(KUBECONFIG=nowhere), 1, "the cluster cannot be reached", "KUBECONFIG")
 
 
 def test_context_that_is_not_there(deploy, cluster):
@@ -220,20 +216,21 @@ def test_canary_promote_and_rollback_need_a_service(deploy, cluster, kserve):
     one_line(deploy(0, "--rollback"), 2, "no inference service textclustering")
 
 
-def test_interrupt_ends_with_130_and_no_traceback(deploy, cluster, store, artefacts, tmp_path):
-    with open(tmp_path / "err", "w") as err:
-        process = subprocess.Popen(
-            [sys.executable, SCRIPT, "--model-path", artefacts[0] / "model.joblib", "--transformer-path",
-             artefacts[0] / "transformer.joblib", "--transformer-image", IMAGE, "--namespace",
-             cluster.namespace, "--bucket", store.bucket, "--minio-endpoint", store.url],
-            env={**os.environ, "KUBECONFIG": str(cluster.kubeconfig), "AWS_ACCESS_KEY_ID": store.keys[0],
-                 "AWS_SECRET_ACCESS_KEY": store.keys[1]}, stderr=err, start_new_session=True)
-        while "serverside-applied" not in (tmp_path / "err").read_text():
-            assert process.poll() is None, (tmp_path / "err").read_text()
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: kubectl gets it as well
-        assert process.wait(30) == 130
-    text = (tmp_path / "err").read_text()
-    assert "Traceback" not in text and "Interrupted" in text.splitlines()[-1]
+def test_interrupt_ends_with_130_and_no_traceback(cluster, store, artefacts):
+    with deploy_process(artefacts[0], cluster, store) as run:
+        lines = read_until(run, "inferenceservice")
+        os.killpg(run.pid, signal.SIGINT)  # as a terminal does: kubectl gets it as well
+        lines += run.stderr.readlines()
+        assert run.wait(30) == 130
+    assert "Traceback" not in "".join(lines) and "Interrupted" in lines[-1]
+
+
+def read_until(process, text):
+    lines = []
+    while not lines or text not in lines[-1]:
+        lines.append(process.stderr.readline())
+        assert lines[-1], f"ended before {text!r}: {lines}"
+    return lines
 
 
 def test_bucket_of_another_user_of_minio(deploy, kserve, minio_store):
