@@ -246,7 +246,8 @@ def check_artefacts(model_path, transformer_path):
     files = {"model/model.joblib": (model_path, found[0]),
              "transformer/transformer.joblib": (transformer_path, found[1]),
              "transformer/clusters.json": (clusters_path, sha256(clusters_path))}
-    return Artefacts("v" + hashlib.sha256("".join(found).encode()).hexdigest()[:12], about, files)
+    content = "".join(digest for _, digest in files.values())
+    return Artefacts("v" + hashlib.sha256(content.encode()).hexdigest()[:12], about, files)
 
 
 def looks_like_joblib(path):
@@ -721,7 +722,8 @@ def deploy(options):
         return log.info("Not waiting: kubectl get inferenceservice %s -n %s tells when it is ready",
                         options.model_name, options.namespace)
     log.info("Traffic: %s", in_words(view.traffic()))
-    return ask(options, view, artefacts.about)
+    # While a canary runs, nobody knows whose cluster numbers an answer holds.
+    return ask(options, view, {} if options.canary else artefacts.about)
 
 
 def check_canary(view, name, version):
@@ -816,14 +818,15 @@ def readiness(view, spec):
         elif current and condition["status"] == "False":
             states[name] = f"failed, {reason(condition)}"
         else:
-            states[name] = f"starting, {reason(condition)}" if current else "starting"
+            states[name] = ", ".join(filter(None, ("starting", reason(condition) if current else "")))
     ingress = view.condition("IngressReady")
     done = ingress["status"] == view.condition("Ready")["status"] == "True"
-    return {**states, "ingress": "ready" if done else f"waiting, {reason(ingress)}"}
+    return {**states, "ingress": "ready" if done else ", ".join(filter(None, ("waiting", reason(ingress))))}
 
 
 def reason(condition):
-    return (condition.get("message") or condition.get("reason") or "no reason given yet").strip().splitlines()[0]
+    """First line of what a condition says of itself, maybe nothing."""
+    return (condition.get("message") or condition.get("reason") or "").strip().partition("\n")[0]
 
 
 def is_ready(pod):
@@ -850,7 +853,7 @@ def wait_for_traffic(cluster, version, share, timeout):
 # ---------------------------------------------------------------------------------------------- why it is not ready
 
 ADVICE = {
-    r"ImagePull|ErrImage|InvalidImageName|Unable to fetch image":
+    r"ImagePull|ErrImage|InvalidImageName|Failed to pull image|Unable to fetch image":
         "the image cannot be had: check its name, push it, or load it into the cluster's nodes",
     r"Insufficient (cpu|memory)": "no node has room: lower --cpu-request or --memory-request, or remove other services",
     r"OOMKilled": "it ran out of memory: raise --memory-limit",
@@ -913,7 +916,8 @@ def last_log_lines(cluster, pod, container, count=10):
 def warnings(cluster, name):
     """The last events of kind Warning about a pod or the service."""
     events = cluster.get("events", "--field-selector", f"involvedObject.name={name},type=Warning")["items"]
-    return list(dict.fromkeys(f"{event['reason']} {event['message'].strip()}".splitlines()[0] for event in events))[-3:]
+    lines = [f"{event['reason']}: {event['message'].strip()}".splitlines()[0] for event in events]
+    return list(dict.fromkeys(lines))[-3:]
 
 
 def unmet_conditions(view):
@@ -925,11 +929,11 @@ def unmet_conditions(view):
 # ----------------------------------------------------------------------------------------------------------- ask
 
 
-def ask(options, view, about=None):
+def ask(options, view, about):
     """Have one document clustered through the ingress, and print how to do it again."""
     clusters = {cluster["cluster"]: " ".join(term for term, _ in cluster["terms"][:10])
-                for cluster in (about or {}).get("clusters", [])}
-    body = json.dumps({"instances": [[next(iter(clusters.values()), "hockey team wins the game")]]})
+                for cluster in about.get("clusters", [])}
+    body = json.dumps({"instances": [[next(iter(clusters.values()), "The team won the game")]]})
     host = view.status["url"].split("://")[1]
     url = f"{options.ingress.rstrip('/')}/v1/models/{options.model_name}:predict"
     http, problem = urllib3.PoolManager(timeout=20, retries=False), "no answer"
@@ -939,7 +943,7 @@ def ask(options, view, about=None):
         except urllib3.exceptions.HTTPError as error:
             problem = str(error).rpartition(": ")[2]
             continue
-        problem = f"{response.status} {response.data[:300].decode(errors='replace').strip()}"
+        problem = f"{response.status} {' '.join(response.data.decode(errors='replace').split())[:300]}"
         if response.status not in (404, 502, 503, 504):
             break
     else:
@@ -977,7 +981,7 @@ def promote(options):
     newest = view.service["spec"]["transformer"]["labels"][VERSION_LABEL]
     view = wait_for_traffic(cluster, newest, 100, options.timeout)
     log.info("Traffic: %s", in_words(view.traffic()))
-    ask(options, view)
+    ask(options, view, {})
 
 
 def roll_back(options):
@@ -1009,7 +1013,7 @@ def roll_back(options):
         raise Failure(f"the requests still go to {in_words(view.traffic())} after {options.timeout} s: "
                       f"{unmet_conditions(view)}")
     log.info("Traffic: %s", in_words(view.traffic()))
-    ask(options, view)
+    ask(options, view, {})
 
 
 def list_versions(options):

@@ -66,7 +66,7 @@ def train(directory, seed=0):
         "sha256": {name: hashlib.sha256((directory / name).read_bytes()).hexdigest()
                    for name in ("model.joblib", "transformer.joblib")},
         "clusters": [{"cluster": number, "size": 9, "terms": [[term, 0.3] for term in topics[number].split()],
-                      "titles": []} for number in range(3)]}))
+                      "titles": [], "centroid": model.cluster_centers_[number].tolist()} for number in range(3)]}))
     return directory
 
 

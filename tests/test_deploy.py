@@ -432,3 +432,25 @@ def test_a_run_that_was_interrupted_between_predictor_and_transformer_goes_on(de
     assert "transformer" not in cluster.get("inferenceservice", "textclustering")["spec"]
     with stub_kserve(cluster, tmp_path) as stub:
         succeeded(deploy(0, ingress=stub.ingress))
+
+
+# --- All of it for real -----------------------------------------------------------------------
+
+
+def test_deploy_canary_promote_rollback_with_real_downloads_and_models(deploy, cluster, store, artefacts, tmp_path):
+    """KServe's storage initializer, a scikit-learn predictor and the transformer of this repository serve it."""
+    with stub_kserve(cluster, tmp_path, real=True) as stub:
+        first = succeeded(deploy(0, ingress=stub.ingress, timeout=240))
+        number = json.loads(re.search(r"answers: (.*)", first.err)[1])["predictions"][0]
+        clusters = json.loads((artefacts[0] / "clusters.json").read_text())["clusters"]
+        terms = " ".join(term for term, _ in clusters[number]["terms"])
+        assert f"Cluster {number}: {terms}" in first.err and terms in first.out, "its own terms, its own cluster"
+        for pod in stub.pods[cluster.namespace, "textclustering", "predictor"]:
+            assert os.listdir(stub.work / cluster.namespace / pod.name) == ["model.joblib"]
+        curl = subprocess.run(first.out, shell=True, capture_output=True, text=True)
+        assert json.loads(curl.stdout) == {"predictions": [number]}
+        succeeded(deploy(1, "--canary", "50", ingress=stub.ingress, timeout=240))
+        assert pins(cluster, stub) == {key: key for key in pins(cluster, stub)} and len(pins(cluster, stub)) == 2
+        for flag in ("--promote", "--rollback"):
+            assert "answers" in succeeded(deploy(1, flag, ingress=stub.ingress, timeout=240)).err
+        assert traffic(cluster) == {version(first): 100}
