@@ -54,6 +54,7 @@ from tqdm import tqdm
 COMPONENTS = ("predictor", "transformer")
 VERSION_LABEL = "app.kubernetes.io/version"
 SPEC_ANNOTATION = "mlops-poc/spec-sha256"
+STORE_ANNOTATION = "mlops-poc/store"
 SERVICE_LABEL = "serving.kserve.io/inferenceservice"
 # Pods in these states seldom recover, but a registry or store may hiccup: they count after a while.
 STUCK = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError", "CrashLoopBackOff"}
@@ -484,8 +485,11 @@ def credentials_manifests(options, keys=None):
                      "secrets": [{"name": options.model_name}]}]
 
 
-def inference_service(options, version):
-    """The InferenceService of a version, its transformer not yet pinned."""
+def inference_service(options, version, access_key=None):
+    """The InferenceService of a version, its transformer not yet pinned.
+
+    It names endpoint and user of the store: KServe hands them to a pod when it is made, so that others need new pods.
+    """
     root = f"s3://{options.bucket}/{options.model_name}/{version}"
     container = {
         "resources": {"requests": {"cpu": options.cpu_request, "memory": options.memory_request},
@@ -493,7 +497,9 @@ def inference_service(options, version):
         "securityContext": {"runAsNonRoot": True, "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True,
                             "capabilities": {"drop": ["ALL"]}, "seccompProfile": {"type": "RuntimeDefault"}},
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}]}
-    component = {"labels": {VERSION_LABEL: version}, "serviceAccountName": options.model_name, "minReplicas": 1,
+    store = options.minio_endpoint_cluster + (f" as {access_key}" if access_key else "")
+    component = {"labels": {VERSION_LABEL: version}, "annotations": {STORE_ANNOTATION: store},
+                 "serviceAccountName": options.model_name, "minReplicas": 1,
                  "volumes": [{"name": "tmp", "emptyDir": {}}]}
     predictor = {**component, "model": {
         "modelFormat": {"name": "sklearn"}, "protocolVersion": "v1", "storageUri": f"{root}/model/", **container}}
@@ -510,9 +516,9 @@ def inference_service(options, version):
 def sign(service):
     """Annotate each component with a digest of itself, which its revisions and pods carry too."""
     for spec in service["spec"].values():
-        spec.pop("annotations", None)
+        spec["annotations"] = {STORE_ANNOTATION: spec["annotations"][STORE_ANNOTATION]}
         digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
-        spec["annotations"] = {SPEC_ANNOTATION: digest[:16]}
+        spec["annotations"][SPEC_ANNOTATION] = digest[:16]
     return service
 
 
@@ -594,8 +600,11 @@ class Cluster:
     Manifests go over standard input: others can see a command line.
     """
 
+    SERVER_SIDE = ("--server-side", "--force-conflicts", "--field-manager=deploy-service", "-f", "-")
+
     def __init__(self, options):
-        self.name, self.namespace, self.kinds = options.model_name, options.namespace, ()
+        self.name, self.namespace = options.model_name, options.namespace
+        self.kinds, self.has_namespace = (), True
         self.flags = ["--request-timeout=20s"] + ([f"--context={options.context}"] if options.context else [])
 
     def kubectl(self, *args, stdin=""):
@@ -648,36 +657,30 @@ class Cluster:
         return View(found["InferenceService"].get(self.name), found["Revision"], list(found["Pod"].values()))
 
     def apply(self, *manifests):
-        for line in self.kubectl("apply", "--server-side", "--force-conflicts", "--field-manager=deploy-service",
-                                 "-f", "-", stdin=dump(*manifests)).splitlines():
+        for line in self.kubectl("apply", *self.SERVER_SIDE, stdin=dump(*manifests)).splitlines():
             log.info("kubectl: %s", line)
 
     def check(self):
-        """Raise Failure unless the cluster answers, has KServe, and permits a deploy."""
+        """Raise Failure unless the cluster answers and has KServe."""
         self.kinds = set(self.kubectl("api-resources", "-o", "name").split())
         if "inferenceservices.serving.kserve.io" not in self.kinds:
             raise Failure("KServe is not installed in this cluster (no InferenceService kind): install it, or choose "
                           "another --context")
-        for kind in ("secrets", "serviceaccounts", "inferenceservices.serving.kserve.io"):
-            try:
-                self.kubectl("auth", "can-i", "patch", kind, "-n", self.namespace)
-            except KubectlFailed as error:
-                if error.stderr and not error.stderr.startswith("Warning"):
-                    raise
-                raise Failure(f"your account in the cluster may not change {kind} in namespace {self.namespace}: "
-                              "ask its administrator") from None
 
-    def create_namespace(self, manifest):
+    def rehearse(self, *manifests):
+        """Let the server check the manifests, and whether one may apply them, where the namespace exists."""
         try:
             found = json.loads(self.kubectl("get", "namespace", self.namespace, "-o", "json"))
         except KubectlFailed as error:
             if "(NotFound)" in error.stderr:
-                self.apply(manifest)
-            elif "orbidden" not in error.stderr:  # one may use a namespace without seeing it
+                self.has_namespace = False
+                return
+            if "orbidden" not in error.stderr:  # one may use a namespace without seeing it
                 raise
-            return
-        if found["status"].get("phase") == "Terminating":
+            found = {}
+        if found.get("status", {}).get("phase") == "Terminating":
             raise Failure(self.terminating())
+        self.kubectl("apply", "--dry-run=server", *self.SERVER_SIDE, stdin=dump(*manifests))
 
     def secret_keys(self):
         """(access key, secret key) that the service has, or None."""
@@ -713,11 +716,13 @@ def deploy(options):
     before = cluster.look()
     if options.canary:
         check_canary(before, cluster.name, version)
+    cluster.rehearse(*credentials_manifests(options), inference_service(options, version))
     store.create_bucket()
     store.upload(artefacts)
-    cluster.create_namespace(namespace_manifest(options))
-    cluster.apply(*credentials_manifests(options, service_credentials(options, store, cluster)))
-    view = roll_out(cluster, before, inference_service(options, version), options)
+    keys = service_credentials(options, store, cluster)
+    cluster.apply(*([] if cluster.has_namespace else [namespace_manifest(options)]),
+                  *credentials_manifests(options, keys))
+    view = roll_out(cluster, before, inference_service(options, version, keys[0]), options)
     if view is None:
         return log.info("Not waiting: kubectl get inferenceservice %s -n %s tells when it is ready",
                         options.model_name, options.namespace)
@@ -744,8 +749,8 @@ def roll_out(cluster, before, service, options):
     held = before.canary is not None
     starting = {"canaryTrafficPercent": 0 if held else options.canary} if held or options.canary else {}
     spec = service["spec"]
-    kept = {"transformer": before.service["spec"]["transformer"]} if before.traffic() else {}
-    cluster.apply({**service, "spec": {"predictor": {**spec["predictor"], **starting}, **kept}})
+    kept = {name: part for name, part in (before.service or {"spec": {}})["spec"].items() if name == "transformer"}
+    cluster.apply({**service, "spec": {**kept, "predictor": {**spec["predictor"], **starting}}})
     revision = predictor_revision(cluster, signature(spec["predictor"]), options.timeout)
     if revision:
         pin_transformer(service, revision)
@@ -884,7 +889,9 @@ def explain(cluster, view, spec):
 def our_pods(view, spec):
     """The pods of the version that is being deployed, not those that serve meanwhile."""
     wanted = {signature(spec[name]) for name in COMPONENTS}
-    return [pod for pod in view.pods if signature(pod) in wanted]
+    newest = {view.component(name).get("latestCreatedRevision") for name in COMPONENTS}
+    return [pod for pod in view.pods if signature(pod) in wanted
+            and (not view.on_knative or pod["metadata"]["labels"].get("serving.knative.dev/revision") in newest)]
 
 
 def troubles(pod):

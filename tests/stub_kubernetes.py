@@ -261,6 +261,8 @@ class RequestHandler(BaseHTTPRequestHandler):
             if space["status"]["phase"] == "Terminating":
                 return self.refuse(403, "Forbidden", f'{shown} "{name}" is forbidden: unable to create '
                                    f"new content in namespace {namespace} because it is being terminated")
+        if "dryRun" in query:
+            return self.answer({**body, "metadata": {**body["metadata"], "uid": "dry-run"}}, 200 if old else 201)
         if is_apply:
             new = stub.apply(plural, namespace, name, query["fieldManager"], body)
             return self.answer(new, 200 if old else 201)

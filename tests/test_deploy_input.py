@@ -109,13 +109,13 @@ def test_bad_artefacts_touch_neither_store_nor_cluster(deploy, cluster, store, t
     assert cluster.namespace not in cluster.kubectl("get", "namespaces")
 
 
-def test_the_version_is_that_of_the_content_of_the_three_files(tmp_path, artefacts):
+def test_the_version_is_that_of_the_content_of_the_three_files(tmp_path, training_runs):
     def version(directory):
         return deploy_service.check_artefacts(directory / "model.joblib", directory / "transformer.joblib").version
-    shutil.copytree(artefacts[0], tmp_path / "copy")
-    assert version(tmp_path / "copy") == version(artefacts[0]) != version(artefacts[1])
+    shutil.copytree(training_runs[0], tmp_path / "copy")
+    assert version(tmp_path / "copy") == version(training_runs[0]) != version(training_runs[1])
     change(tmp_path / "copy", created="2030-01-01T00:00:00+00:00")
-    assert version(tmp_path / "copy") != version(artefacts[0])
+    assert version(tmp_path / "copy") != version(training_runs[0])
 
 
 # --- What is wrong outside ---------------------------------------------------------------------
@@ -190,9 +190,10 @@ def test_cluster_without_kserve(deploy, tmp_path):
 
 
 def test_no_permission(deploy, cluster, store, tmp_path):
+    cluster.kubectl("create", "-f", "-", stdin=json.dumps(
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": cluster.namespace}}))
     restricted = changed_kubeconfig(cluster, tmp_path / "restricted", "user", **{"as": "nobody"})
-    done = deploy(KUBECONFIG=restricted)
-    one_line(done, 1, "may not change secrets", cluster.namespace)
+    one_line(deploy(KUBECONFIG=restricted), 1, "does not permit it", "nobody")
     assert store.bucket not in [item["Name"] for item in store.s3.list_buckets()["Buckets"]]
 
 
@@ -216,8 +217,8 @@ def test_canary_promote_and_rollback_need_a_service(deploy, cluster, kserve):
     one_line(deploy(0, "--rollback"), 2, "no inference service textclustering")
 
 
-def test_interrupt_ends_with_130_and_no_traceback(cluster, store, artefacts):
-    with deploy_process(artefacts[0], cluster, store) as run:
+def test_interrupt_ends_with_130_and_no_traceback(cluster, store, training_runs):
+    with deploy_process(training_runs[0], cluster, store) as run:
         lines = read_until(run, "inferenceservice")
         os.killpg(run.pid, signal.SIGINT)  # as a terminal does: kubectl gets it as well
         lines += run.stderr.readlines()
