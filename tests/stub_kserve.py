@@ -1,0 +1,400 @@
+"""A stub of what stands behind the API server: KServe, Knative, a kubelet and the ingress.
+
+It works on any API server, the real one or stub_kubernetes.py. Revisions, traffic and conditions
+follow KServe v0.20.0 in Knative mode (createKnativeService in ksvc_reconciler.go, PropagateStatus
+in inference_service_status.go, Reconcile in ingress_reconciler.go); environment variables of the
+storage initializer as in pkg/credentials/s3/s3_secret.go. With `download` a pod runs KServe's own
+storage initializer; with `serve` also a predictor that loads as KServe's scikit-learn server does,
+and the transformer of this repository.
+"""
+
+import base64
+import copy
+import http.client
+import json
+import os
+import random
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from datetime import datetime, timezone
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import kubernetes
+
+HERE = Path(__file__).parent
+INITIALIZER = "import sys; from kserve_storage import Storage; Storage.download(*sys.argv[1:])"
+ISVC = ("serving.kserve.io", "v1beta1")
+REVISION = ("serving.knative.dev", "v1")
+NODE = "stub-node"
+
+
+class Pod:
+    """One revision's pod: what it was made of, how it fares, and the process that serves."""
+
+    def __init__(self, namespace, name, component, template):
+        self.namespace, self.name, self.component, self.template = namespace, name, component, template
+        self.ready = False
+        self.failure = None  # (container, reason, message)
+        self.process = self.port = None
+        self.logs = {}
+
+    @property
+    def container(self):
+        return self.template["model"] if self.component == "predictor" else self.template["containers"][0]
+
+    @property
+    def source(self):
+        if self.component == "predictor":
+            return self.container["storageUri"]
+        return next(item["value"] for item in self.container["env"] if item["name"] == "STORAGE_URI")
+
+
+class StubKServe:
+    """Runs until its `with` block ends. `ingress` is the URL of the ingress gateway."""
+
+    def __init__(self, kubeconfig, work, images=(), cpus=4.0, download=False, serve=False, logs=None,
+                 mode="Knative"):
+        client = kubernetes.config.new_client_from_config(str(kubeconfig))
+        self.core = kubernetes.client.CoreV1Api(client)
+        self.custom = kubernetes.client.CustomObjectsApi(client)
+        self.work, self.images, self.cpus, self.mode = work, set(images), cpus, mode
+        self.download, self.serving = download or serve, serve
+        self.logs = {} if logs is None else logs  # (namespace, pod, container) -> text
+        self.pods = {}  # (namespace, service, component) -> [Pod, ...], oldest first
+        self.routed = {}  # host -> (namespace, service), once the ingress was made
+        self.broken = None  # what went wrong in the controller's thread
+        self.calls = []  # versions that answered through the ingress
+        self.stopping = threading.Event()
+        stub = self
+
+        class Gateway(GatewayHandler):
+            kserve = stub
+
+        self.gateway = ThreadingHTTPServer(("127.0.0.1", 0), Gateway)
+        self.gateway.daemon_threads = True
+        self.ingress = f"http://127.0.0.1:{self.gateway.server_port}"
+
+    def __enter__(self):
+        self.controller = threading.Thread(target=self.run, daemon=True)
+        self.controller.start()
+        threading.Thread(target=self.gateway.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.stopping.set()
+        self.controller.join(10)
+        self.gateway.shutdown()
+        self.gateway.server_close()
+        for pods in self.pods.values():
+            for pod in pods:
+                stop(pod)
+
+    # --- The controller -----------------------------------------------------------------------
+
+    def run(self):
+        while not self.stopping.wait(0.1):
+            try:
+                services = self.custom.list_cluster_custom_object(*ISVC, "inferenceservices")["items"]
+                for service in services:
+                    self.reconcile(service)
+                self.remove_others(services)
+            except kubernetes.client.ApiException as error:
+                if error.status not in (404, 409):  # gone or changed meanwhile: next round
+                    self.broken = error
+            except Exception as error:  # noqa: BLE001 - shown by the test that waits for it
+                self.broken = error
+
+    def reconcile(self, service):
+        namespace, name = service["metadata"]["namespace"], service["metadata"]["name"]
+        before = service.get("status") or {}
+        status = copy.deepcopy(before)
+        status["deploymentMode"] = self.mode
+        for component in ("predictor", "transformer"):
+            if component in service["spec"]:
+                spec = dict(service["spec"][component])
+                percent = spec.pop("canaryTrafficPercent", None)
+                pods = self.revise(namespace, name, component, spec)
+                propagate(status, component, pods, percent, self.mode)
+        self.route(service, status, f"{name}.{namespace}.example.com")
+        if status != before:
+            self.custom.patch_namespaced_custom_object_status(
+                *ISVC, namespace, "inferenceservices", name, {"status": status})
+
+    def revise(self, namespace, name, component, template):
+        """Make a revision of a new template. Returns the revisions' pods, oldest first."""
+        pods = self.pods.setdefault((namespace, name, component), [])
+        if not pods or pods[-1].template != template:
+            pod = Pod(namespace, f"{name}-{component}-{len(pods) + 1:05d}", component, template)
+            annotations = {**template.get("annotations", {}),
+                           "internal.serving.kserve.io/storage-initializer-sourceuri": pod.source}
+            meta = {"name": pod.name, "annotations": annotations, "labels": {
+                **template.get("labels", {}), "component": component,
+                "serving.kserve.io/inferenceservice": name, "serving.knative.dev/revision": pod.name}}
+            container = {"name": "kserve-container", "image": pod.container.get("image", "sklearnserver")}
+            if self.mode == "Knative":
+                self.custom.create_namespaced_custom_object(*REVISION, namespace, "revisions", {
+                    "apiVersion": "/".join(REVISION), "kind": "Revision", "metadata": meta,
+                    "spec": {"containers": [container]}})
+            self.core.create_namespaced_pod(namespace, {
+                "apiVersion": "v1", "kind": "Pod", "metadata": {**meta, "name": f"{pod.name}-deployment"},
+                "spec": {"nodeName": NODE, "containers": [container],
+                         "initContainers": [{"name": "storage-initializer", "image": "storage-initializer"}]}})
+            pods.append(pod)
+            threading.Thread(target=self.start, args=(pod,), daemon=True).start()
+        return pods
+
+    def route(self, service, status, host):
+        """IngressReady and Ready. A route that was made stays when the newest revision fails."""
+        conditions = {item["type"]: item for item in status.get("conditions", [])}
+        ready, reason = "True", ""
+        for component in ("Predictor", "Transformer"):
+            if component.lower() in service["spec"] and conditions[f"{component}Ready"]["status"] != "True":
+                ready, reason = conditions[f"{component}Ready"]["status"], f"{component} ingress not created"
+                break
+        if ready == "True":
+            status["url"] = f"http://{host}"
+            self.routed[host] = (service["metadata"]["namespace"], service["metadata"]["name"])
+        set_condition(status, "IngressReady", ready, reason)
+        overall = min((item["status"] for item in status["conditions"]
+                       if item["type"] in ("PredictorReady", "IngressReady")),
+                      key=["False", "Unknown", "True"].index)
+        set_condition(status, "Ready", overall, "")
+
+    def remove_others(self, services):
+        there = {(item["metadata"]["namespace"], item["metadata"]["name"]) for item in services}
+        for key in [key for key in self.pods if key[:2] not in there]:
+            for pod in self.pods.pop(key):
+                stop(pod)
+                for remove in (
+                    lambda: self.custom.delete_namespaced_custom_object(
+                        *REVISION, pod.namespace, "revisions", pod.name),
+                    lambda: self.core.delete_namespaced_pod(
+                        f"{pod.name}-deployment", pod.namespace, grace_period_seconds=0)):
+                    try:
+                        remove()
+                    except kubernetes.client.ApiException:
+                        pass
+        self.routed = {host: key for host, key in self.routed.items() if key in there}
+
+    # --- The kubelet --------------------------------------------------------------------------
+
+    def start(self, pod):
+        try:
+            self.run_pod(pod)
+        except RuntimeError as error:
+            pod.failure = error.args
+        except Exception as error:  # noqa: BLE001
+            self.broken = error
+        if self.stopping.is_set():
+            return
+        try:
+            self.core.patch_namespaced_pod_status(
+                f"{pod.name}-deployment", pod.namespace, {"status": pod_status(pod)})
+        except kubernetes.client.ApiException:
+            pass  # deleted meanwhile
+        for container, text in pod.logs.items():
+            self.logs[(pod.namespace, f"{pod.name}-deployment", container)] = text
+        pod.ready = pod.failure is None
+
+    def run_pod(self, pod):
+        """Start the pod or raise RuntimeError(container, reason, message)."""
+        cpu = pod.container["resources"]["requests"]["cpu"]
+        if (float(cpu[:-1]) / 1000 if cpu.endswith("m") else float(cpu)) > self.cpus:
+            raise RuntimeError(None, "Unschedulable", "0/1 nodes are available: 1 Insufficient cpu.")
+        image = pod.container.get("image")
+        if image and image not in self.images:
+            raise RuntimeError("kserve-container", "ImagePullBackOff",
+                               f'Back-off pulling image "{image}": ErrImagePull: not found')
+        models = self.work / pod.namespace / pod.name
+        initializer = subprocess.run(
+            [sys.executable, "-c", INITIALIZER, pod.source, str(models)], capture_output=True, text=True,
+            env={**os.environ, **self.environment(pod), "PYTHONWARNINGS": "ignore"}) if self.download else None
+        if initializer:
+            pod.logs["storage-initializer"] = initializer.stdout + initializer.stderr
+            if initializer.returncode:
+                raise RuntimeError("storage-initializer", "CrashLoopBackOff",
+                                   "back-off 10s restarting failed container")
+        if self.serving:
+            self.serve(pod, models)
+
+    def environment(self, pod):
+        """What KServe's webhook gives the storage initializer."""
+        account = self.core.read_namespaced_service_account(
+            pod.template["serviceAccountName"], pod.namespace)
+        secret = self.core.read_namespaced_secret(account.secrets[0].name, pod.namespace)
+        get = secret.metadata.annotations.get
+        scheme = "https" if get("serving.kserve.io/s3-usehttps", "1") != "0" else "http"
+        endpoint = get("serving.kserve.io/s3-endpoint")
+        return {**{key: base64.b64decode(value).decode() for key, value in secret.data.items()},
+                "S3_ENDPOINT": endpoint, "AWS_ENDPOINT_URL": f"{scheme}://{endpoint}",
+                "S3_USE_HTTPS": get("serving.kserve.io/s3-usehttps", "1"),
+                "AWS_DEFAULT_REGION": get("serving.kserve.io/s3-region"),
+                "awsAnonymousCredential": get("serving.kserve.io/s3-useanoncredential")}
+
+    def serve(self, pod, models):
+        pod.port = free_port()
+        if pod.component == "predictor":
+            command = [HERE / "sklearn_predictor.py", "--model_name", pod.name.rsplit("-", 2)[0],
+                       "--model_dir", models]
+        else:
+            args = [self.resolve(argument) for argument in pod.container["args"]]
+            command = [HERE.parent / "transformer.py", *args,
+                       "--transformer-path", models / "transformer.joblib"]
+        log = (self.work / f"{pod.name}.log").open("w+")
+        pod.process = subprocess.Popen(
+            [sys.executable, *map(str, command), "--http_port", str(pod.port), "--enable_grpc", "false"],
+            stdout=log, stderr=subprocess.STDOUT)
+        deadline = time.monotonic() + 120
+        while not answers(pod.port):
+            if pod.process.poll() is not None or time.monotonic() > deadline or self.stopping.is_set():
+                log.seek(0)
+                pod.logs["kserve-container"] = log.read()
+                raise RuntimeError("kserve-container", "CrashLoopBackOff",
+                                   "back-off 10s restarting failed container")
+            time.sleep(0.1)
+
+    def resolve(self, argument):
+        """Stands in for the cluster's DNS: the host name of a revision becomes its address."""
+        found = re.fullmatch(r"([-a-z0-9]+)\.([-a-z0-9]+)\.svc\.cluster\.local", argument)
+        if not found:
+            return argument
+        pod = next(pod for pods in self.pods.values() for pod in pods
+                   if (pod.name, pod.namespace) == found.groups())
+        while pod.port is None and pod.failure is None:
+            time.sleep(0.05)
+        return f"127.0.0.1:{pod.port}"
+
+    def choose(self, host):
+        """The pod that a request for this host goes to, by the traffic split."""
+        namespace, name = self.routed[host]
+        if self.mode == "Standard":
+            return self.pods[namespace, name, "transformer"][-1]
+        status = self.custom.get_namespaced_custom_object(
+            *ISVC, namespace, "inferenceservices", name)["status"]
+        targets = status["components"]["transformer"]["traffic"]
+        chosen = random.choices([item["revisionName"] for item in targets],
+                                [item["percent"] for item in targets])[0]
+        return next(pod for pod in self.pods[namespace, name, "transformer"] if pod.name == chosen)
+
+
+def propagate(status, component, pods, percent, mode):
+    """The component's status: createKnativeService and PropagateStatus of KServe v0.20.0."""
+    found = status.setdefault("components", {}).setdefault(component, {})
+    ready = [pod for pod in pods if pod.ready]
+    created, newest_ready = pods[-1].name, (ready[-1].name if ready else None)
+    rolled_out = found.get("latestRolledoutRevision")
+    targets = [{"latestRevision": True, "percent": 100, "revisionName": newest_ready}]
+    if percent is not None and rolled_out:
+        targets[0]["percent"] = percent
+        if percent < 100:
+            targets.append({"revisionName": rolled_out, "latestRevision": False,
+                            "percent": 100 - percent, "tag": "prev"})
+    found["latestCreatedRevision"] = created
+    if newest_ready and mode == "Knative":
+        if rolled_out != newest_ready:
+            if targets[0]["percent"] == 100:
+                if rolled_out:
+                    found["previousRolledoutRevision"] = rolled_out
+                found["latestRolledoutRevision"] = newest_ready
+        elif newest_ready == created and targets[0]["percent"] < 100:
+            if found.get("previousRolledoutRevision"):
+                found["latestRolledoutRevision"] = found["previousRolledoutRevision"]
+        found["latestReadyRevision"] = newest_ready
+        found["traffic"] = targets
+    if newest_ready == created:
+        set_condition(status, f"{component.capitalize()}Ready", "True", "")
+    elif pods[-1].failure:
+        set_condition(status, f"{component.capitalize()}Ready", "False", "RevisionFailed",
+                      f'Revision "{created}" failed with message: {pods[-1].failure[2]}.')
+    else:
+        set_condition(status, f"{component.capitalize()}Ready", "Unknown", "",
+                      f'Configuration "{created[:-6]}" is waiting for a Revision to become ready.')
+
+
+def set_condition(status, kind, value, reason, message=""):
+    new = {"type": kind, "status": value, **({"reason": reason} if reason else {}),
+           **({"message": message} if message else {})}
+    conditions = status.setdefault("conditions", [])
+    for index, old in enumerate(conditions):
+        if old["type"] == kind:
+            if {**old, "lastTransitionTime": None} != {**new, "lastTransitionTime": None}:
+                conditions[index] = {**new, "lastTransitionTime": now()}
+            return
+    conditions.append({**new, "lastTransitionTime": now()})
+
+
+def pod_status(pod):
+    ready = "False" if pod.failure else "True"
+    status = {"phase": "Pending" if pod.failure else "Running", "conditions": [{"type": "Ready", "status": ready}]}
+    if pod.failure:
+        container, reason, message = pod.failure
+        if container is None:
+            status["conditions"].append({"type": "PodScheduled", "status": "False",
+                                         "reason": reason, "message": message})
+        else:
+            kind = "initContainerStatuses" if container == "storage-initializer" else "containerStatuses"
+            status[kind] = [{"name": container, "ready": False, "restartCount": 2, "image": "", "imageID": "",
+                             "state": {"waiting": {"reason": reason, "message": message}}}]
+    return status
+
+
+def stop(pod):
+    if pod.process:
+        pod.process.terminate()
+        pod.process.wait(20)
+
+
+def now():
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def answers(port):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/v2/health/ready")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+class GatewayHandler(BaseHTTPRequestHandler):
+    """The ingress: Host chooses the service, its traffic split the revision."""
+
+    kserve = None
+
+    def log_message(self, *_):
+        pass
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        host = self.headers["Host"]
+        if host not in self.kserve.routed:
+            self.send_error(404)
+            return
+        pod = self.kserve.choose(host)
+        self.kserve.calls.append(pod.template["labels"]["app.kubernetes.io/version"])
+        if pod.port is None:  # nothing real runs: any answer of the right form
+            code, answer = 200, json.dumps({"predictions": [0]}).encode()
+        else:
+            connection = http.client.HTTPConnection("127.0.0.1", pod.port, timeout=30)
+            connection.request("POST", self.path, body, {"Content-Type": self.headers["Content-Type"]})
+            response = connection.getresponse()
+            code, answer = response.status, response.read()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)

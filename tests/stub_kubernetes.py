@@ -1,0 +1,326 @@
+"""A stub of the Kubernetes API server, for machines where the real one can't run.
+
+It speaks enough of the API over HTTP for the real kubectl and the Kubernetes client of Python:
+discovery, OpenAPI v3 (kubectl asks it whether the server validates fields), get, list with
+selectors, create, server-side apply, merge patch, delete, pod logs and access reviews. What it
+answers was compared with a real kube-apiserver 1.34 (tests/README says how to run the same tests
+there). Deliberately not there: admission, schemas, watches, owner references.
+"""
+
+import copy
+import json
+import re
+import threading
+import uuid
+from datetime import datetime, timezone
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+import yaml
+
+KINDS = {
+    # plural: (group/version, kind, namespaced)
+    "namespaces": ("v1", "Namespace", False),
+    "secrets": ("v1", "Secret", True),
+    "serviceaccounts": ("v1", "ServiceAccount", True),
+    "configmaps": ("v1", "ConfigMap", True),
+    "pods": ("v1", "Pod", True),
+    "events": ("v1", "Event", True),
+    "inferenceservices": ("serving.kserve.io/v1beta1", "InferenceService", True),
+    "revisions": ("serving.knative.dev/v1", "Revision", True),
+    "selfsubjectaccessreviews": ("authorization.k8s.io/v1", "SelfSubjectAccessReview", False),
+}
+
+
+class StubKubernetes:
+    """The server and its objects. `with StubKubernetes() as api: api.kubeconfig(...)`."""
+
+    def __init__(self, port=0, kserve=True):
+        self.kinds = {plural: kind for plural, kind in KINDS.items()
+                      if kserve or not kind[0].startswith("serving.")}
+        self.objects = {}  # (plural, namespace, name) -> object
+        self.applied = {}  # (plural, namespace, name, manager) -> what the manager applied last
+        self.logs = {}  # (namespace, pod, container) -> text
+        self.lock = threading.RLock()
+        self.count = 0
+        api = self
+
+        class Handler(RequestHandler):
+            stub = api
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.put("namespaces", None, {"metadata": {"name": "default"}})
+
+    def __enter__(self):
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.server.server_close()
+
+    def put(self, plural, namespace, new):
+        """Store an object with the metadata that a server adds; returns it."""
+        with self.lock:
+            self.count += 1
+            key = (plural, namespace, new["metadata"]["name"])
+            old = self.objects.get(key)
+            group_version, kind, namespaced = self.kinds[plural]
+            new = copy.deepcopy({"apiVersion": group_version, "kind": kind, **new})
+            meta = new["metadata"]
+            if namespaced:
+                meta["namespace"] = namespace
+            meta["uid"] = old["metadata"]["uid"] if old else str(uuid.uuid4())
+            meta["creationTimestamp"] = (old["metadata"]["creationTimestamp"] if old else
+                                         datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"))
+            changed = old is None or old.get("spec") != new.get("spec")
+            meta["generation"] = (old["metadata"]["generation"] if old else 0) + changed
+            meta["resourceVersion"] = str(self.count)
+            if plural == "namespaces":
+                new.setdefault("status", {"phase": "Active"})
+            self.objects[key] = new
+            return new
+
+    def apply(self, plural, namespace, name, manager, config):
+        """Server-side apply, forced: fields that the manager no longer names go, if it alone had them."""
+        with self.lock:
+            live = copy.deepcopy(self.objects.get((plural, namespace, name), {}))
+            before = self.applied.get((plural, namespace, name, manager), {})
+            others = [applied for (*key, who), applied in self.applied.items()
+                      if tuple(key) == (plural, namespace, name) and who != manager]
+            for path in leaves(before) - leaves(config):
+                if not any(path in leaves(other) for other in others):
+                    remove(live, path)
+            merge(live, config)
+            self.applied[(plural, namespace, name, manager)] = copy.deepcopy(config)
+            return self.put(plural, namespace, live)
+
+    def delete(self, plural, namespace, name):
+        with self.lock:
+            found = self.objects[(plural, namespace, name)]
+            if plural == "namespaces":
+                inside = [key for key in self.objects if key[1] == name]
+                if any(self.objects[key]["metadata"].get("finalizers") for key in inside):
+                    found["status"] = {"phase": "Terminating"}
+                    return found
+                for key in inside:
+                    del self.objects[key]
+            for key in [key for key in self.applied if key[:3] == (plural, namespace, name)]:
+                del self.applied[key]
+            return self.objects.pop((plural, namespace, name))
+
+    def kubeconfig(self, path, **user):
+        """Write a kubeconfig for this server, with the user's settings (`as`, for example)."""
+        path.write_text(yaml.safe_dump({
+            "apiVersion": "v1", "kind": "Config", "current-context": "stub",
+            "clusters": [{"name": "stub", "cluster": {"server": self.url}}],
+            "users": [{"name": "stub", "user": user}],
+            "contexts": [{"name": "stub", "context": {"cluster": "stub", "user": "stub"}}]}))
+        return path
+
+
+def leaves(value, path=()):
+    """The set of paths to everything in nested dicts that is no dict."""
+    if not isinstance(value, dict) or not value:
+        return {path} - {()}
+    return {leaf for key, item in value.items() for leaf in leaves(item, (*path, key))}
+
+
+def remove(value, path):
+    for key in path[:-1]:
+        value = value.get(key, {})
+    value.pop(path[-1], None)
+
+
+def merge(live, new):
+    """JSON merge patch, RFC 7386."""
+    for key, value in new.items():
+        if value is None:
+            live.pop(key, None)
+        elif isinstance(value, dict) and isinstance(live.get(key), dict):
+            merge(live[key], value)
+        else:
+            live[key] = copy.deepcopy(value)
+
+
+def selected(item, query):
+    labels = item["metadata"].get("labels", {})
+    for term in filter(None, query.get("labelSelector", "").split(",")):
+        key, _, value = term.replace("==", "=").partition("=")
+        if labels.get(key) != value:
+            return False
+    for term in filter(None, query.get("fieldSelector", "").split(",")):
+        path, _, wanted = term.partition("=")
+        value = item
+        for key in path.split("."):
+            value = value.get(key, {})
+        if value != wanted:
+            return False
+    return True
+
+
+class RequestHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    stub = None
+
+    def log_message(self, *_):
+        pass
+
+    def answer(self, body, code=200):
+        text = body if isinstance(body, str) else json.dumps(body)
+        data = text.encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "text/plain" if isinstance(body, str) else "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def refuse(self, code, reason, message):
+        self.answer({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message,
+                     "reason": reason, "code": code}, code)
+
+    def do_GET(self):
+        self.handle_request("get")
+
+    def do_POST(self):
+        self.handle_request("create")
+
+    def do_PUT(self):
+        self.handle_request("update")
+
+    def do_PATCH(self):
+        self.handle_request("patch")
+
+    def do_DELETE(self):
+        self.handle_request("delete")
+
+    def handle_request(self, verb):
+        url = urlsplit(self.path)
+        query = {key: values[0] for key, values in parse_qs(url.query).items()}
+        raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        # kubectl asks for access reviews in protobuf; whom they are about is in the headers.
+        body = {} if raw.startswith(b"k8s\0") or not raw else yaml.safe_load(raw)
+        with self.stub.lock:
+            if verb == "get" and self.discover(url.path):
+                return
+            found = re.fullmatch(
+                r"/(?:api/v1|apis/(?P<group>[^/]+/[^/]+))(?:/namespaces/(?P<namespace>[^/]+))?"
+                r"/(?P<plural>[a-z]+)(?:/(?P<name>[^/]+))?(?:/(?P<sub>status|log))?", url.path)
+            if found and found["plural"] in ("status", "finalize"):
+                found = None
+            if not found:  # /api/v1/namespaces/NAME itself
+                found = re.fullmatch(r"/api/v1/(?P<plural>namespaces)(?:/(?P<name>[^/]+))"
+                                     r"(?P<sub>)(?P<namespace>)(?P<group>)?", url.path)
+            if not found or found["plural"] not in self.stub.kinds:
+                return self.refuse(404, "NotFound", "the server could not find the requested resource")
+            self.serve(verb, found["plural"], found["namespace"] or None, found["name"],
+                       found["sub"], query, body)
+
+    def serve(self, verb, plural, namespace, name, sub, query, body):
+        stub = self.stub
+        if plural == "selfsubjectaccessreviews":
+            allowed = "Impersonate-User" not in self.headers
+            return self.answer({"kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1",
+                                "spec": {}, "status": {"allowed": allowed}}, 201)
+        if "Impersonate-User" in self.headers and not (verb == "get" and plural == "inferenceservices"):
+            return self.refuse(403, "Forbidden", f'{plural} "{name}" is forbidden: User '
+                               f'"{self.headers["Impersonate-User"]}" cannot {verb} resource "{plural}"')
+        group = self.stub.kinds[plural][0].split("/")[0] if "/" in self.stub.kinds[plural][0] else ""
+        shown = f"{plural}.{group}" if group else plural
+        old = stub.objects.get((plural, namespace, name))
+        if sub == "log":
+            text = stub.logs.get((namespace, name, query.get("container")), "")
+            return self.answer("\n".join(text.splitlines()[-int(query.get("tailLines", 99)):]) + "\n")
+        if verb == "get" and name is None:
+            items = [item for (kind, space, _), item in sorted(stub.objects.items(), key=str)
+                     if kind == plural and namespace in (None, space) and selected(item, query)]
+            group_version, kind, _ = stub.kinds[plural]
+            return self.answer({"apiVersion": group_version, "kind": f"{kind}List",
+                                "metadata": {"resourceVersion": str(stub.count)}, "items": items})
+        is_apply = verb == "patch" and "apply-patch" in self.headers["Content-Type"]
+        if verb == "create":
+            name = body["metadata"]["name"]
+            if (plural, namespace, name) in stub.objects:
+                return self.refuse(409, "AlreadyExists", f'{shown} "{name}" already exists')
+        elif old is None and not is_apply:
+            return self.refuse(404, "NotFound", f'{shown} "{name}" not found')
+        if verb == "get":
+            return self.answer(old)
+        if verb == "delete":
+            stub.delete(plural, namespace, name)
+            if plural in ("pods", "namespaces"):
+                return self.answer(old)
+            return self.answer({"kind": "Status", "apiVersion": "v1", "status": "Success",
+                                "details": {"name": name, "uid": old["metadata"]["uid"]}})
+        if namespace and old is None:
+            space = stub.objects.get(("namespaces", None, namespace))
+            if space is None:
+                return self.refuse(404, "NotFound", f'namespaces "{namespace}" not found')
+            if space["status"]["phase"] == "Terminating":
+                return self.refuse(403, "Forbidden", f'{shown} "{name}" is forbidden: unable to create '
+                                   f"new content in namespace {namespace} because it is being terminated")
+        if "dryRun" in query:
+            return self.answer({**body, "metadata": {**body["metadata"], "uid": "dry-run"}}, 200 if old else 201)
+        if is_apply:
+            new = stub.apply(plural, namespace, name, query["fieldManager"], body)
+            return self.answer(new, 200 if old else 201)
+        if verb == "patch":
+            new = copy.deepcopy(old)
+            merge(new, body)
+        else:
+            new = body
+        self.answer(stub.put(plural, namespace, new), 201 if verb == "create" else 200)
+
+    def discover(self, path):
+        """Answer what kubectl asks before anything else; False when the path is none of that."""
+        groups = sorted({kind[0] for kind in self.stub.kinds.values() if "/" in kind[0]})
+        found = re.fullmatch(r"/(?:api|apis/([^/]+))/([^/]+)", path)
+        if path == "/version":
+            self.answer({"major": "1", "minor": "34", "gitVersion": "v1.34.0-stub"})
+        elif path == "/api":
+            self.answer({"kind": "APIVersions", "versions": ["v1"]})
+        elif path == "/apis":
+            self.answer({"kind": "APIGroupList", "apiVersion": "v1", "groups": [
+                {"name": group.split("/")[0], **dict.fromkeys(("preferredVersion",), {
+                    "groupVersion": group, "version": group.split("/")[1]}),
+                 "versions": [{"groupVersion": group, "version": group.split("/")[1]}]}
+                for group in groups]})
+        elif path == "/openapi/v3":
+            self.answer({"paths": {f"api{'s' if '/' in group else ''}/{group}": {
+                "serverRelativeURL": f"/openapi/v3/api{'s' if '/' in group else ''}/{group}"}
+                for group in ["v1", *groups]}})
+        elif path.startswith("/openapi/v3/"):
+            self.answer(self.openapi(path.removeprefix("/openapi/v3/api").removeprefix("s").strip("/")))
+        elif found and "/".join(filter(None, found.groups())) in ["v1", *groups]:
+            wanted = "/".join(filter(None, found.groups()))
+            self.answer({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": wanted,
+                         "resources": [
+                             {"name": plural, "singularName": kind.lower(), "namespaced": namespaced,
+                              "kind": kind, "verbs": ["create", "delete", "get", "list", "patch", "update"]}
+                             for plural, (group, kind, namespaced) in self.stub.kinds.items()
+                             if group == wanted]})
+        else:
+            return False
+        return True
+
+    def openapi(self, group_version):
+        paths = {}
+        for plural, (group, kind, _) in self.stub.kinds.items():
+            if group == group_version:
+                name, version = group.rsplit("/", 1) if "/" in group else ("", group)
+                paths[f"/{plural}/{{name}}"] = {"patch": {
+                    "x-kubernetes-action": "patch", "responses": {},
+                    "x-kubernetes-group-version-kind": {"group": name, "kind": kind, "version": version},
+                    "parameters": [{"name": "fieldValidation", "in": "query"}]}}
+        return {"openapi": "3.0.0", "info": {"title": "stub", "version": "1"}, "paths": paths}
+
+
+if __name__ == "__main__":
+    import sys
+    from pathlib import Path
+
+    with StubKubernetes(int(sys.argv[1])) as stub_server:
+        stub_server.kubeconfig(Path(sys.argv[2]))
+        threading.Event().wait()
