@@ -182,10 +182,10 @@ class Lsa:
         """Count the known terms of a document and dampen the counts: term indices, and weights before idf."""
         counts = Counter(map(self.vocabulary.get, self.analyze(document)))
         counts.pop(None, None)
-        weights = np.array(list(counts.values()), dtype=np.float64)
+        weights = counts.values()
         if self.sublinear_tf:
-            weights = np.log(weights) + 1
-        return np.array(list(counts), dtype=np.intp), weights
+            weights = [1 + math.log(count) if count > 1 else 1 for count in weights]
+        return np.array(list(counts), dtype=np.intp), np.array(list(weights), dtype=np.float64)
 
     def project(self, document: str) -> np.ndarray:
         """Make the unit vector of a document, shape (dimensions,); zeros where it has no known term."""
