@@ -61,7 +61,7 @@ STUCK = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CreateContaine
 STUCK_SECONDS = 30
 
 log = logging.getLogger()
-interrupted = threading.Event()
+interrupted, forking = threading.Event(), threading.Event()
 
 
 class Failure(Exception):
@@ -610,10 +610,13 @@ class Cluster:
     def kubectl(self, *args, stdin=""):
         """Run kubectl and return what it prints. Raises KubectlFailed, or BadInput without kubectl or context."""
         try:
-            output = str(sh.kubectl(*args, *self.flags, _in=stdin))
+            forking.set()
+            running = sh.kubectl(*args, *self.flags, _in=stdin, _bg=True, _bg_exc=False)
+            forking.clear()
             if interrupted.is_set():
                 raise KeyboardInterrupt
-            return output
+            running.wait()
+            return str(running)
         except sh.CommandNotFound:
             raise BadInput("kubectl is not installed or not in PATH: https://kubernetes.io/docs/tasks/tools/") from None
         except sh.ErrorReturnCode as error:
@@ -1052,13 +1055,15 @@ def delete(options):
 
 
 def interrupt(*_):
-    """Ctrl-C. Python drops the exception when it strikes inside a fork, hence the flag too."""
+    """Ctrl-C. Inside a fork Python would drop the exception and print it; Cluster.kubectl raises it after the fork."""
     interrupted.set()
-    raise KeyboardInterrupt
+    if not forking.is_set():
+        raise KeyboardInterrupt
 
 
 def main(argv=None):
     interrupted.clear()
+    forking.clear()
     signal.signal(signal.SIGINT, interrupt)
     options = parse_arguments(argv)
     coloredlogs.install(level=options.log_level)
