@@ -104,7 +104,8 @@ class StubKServe:
                     self.reconcile(service)
                 self.remove_others(services)
             except kubernetes.client.ApiException as error:
-                if error.status not in (404, 409):  # gone or changed meanwhile: next round
+                going = error.status in (404, 409) or "being terminated" in str(error.body)
+                if not going:  # gone or changed meanwhile: next round
                     self.broken = error
             except Exception as error:  # noqa: BLE001 - shown by the test that waits for it
                 self.broken = error

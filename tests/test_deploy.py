@@ -55,25 +55,20 @@ def label(pod):
 # --- Artefacts --------------------------------------------------------------------------------
 
 
-def test_model_and_transformer_lie_in_separate_prefixes_of_their_version(deploy, kserve, store):
-    done = succeeded(deploy(0, ingress=kserve.ingress))
-    root = f"textclustering/{version(done)}"
+def test_artefacts_are_uploaded_once_into_prefixes_of_their_own_and_repaired(deploy, cluster, kserve, store,
+                                                                            training_runs):
+    root = f"textclustering/{version(succeeded(deploy(0, ingress=kserve.ingress)))}"
     assert store.list() == [f"{root}/model/model.joblib", f"{root}/transformer/clusters.json",
                             f"{root}/transformer/transformer.joblib", f"{root}/version.json"]
 
+    def dates():
+        return [item["LastModified"] for item in store.s3.list_objects_v2(Bucket=store.bucket)["Contents"]]
+    before = dates()
+    assert "nothing to upload" in succeeded(deploy(0, ingress=kserve.ingress)).err
+    assert dates() == before
+    for component in ("predictor", "transformer"):
+        assert len(kserve.pods[cluster.namespace, "textclustering", component]) == 1, "no new pods either"
 
-def test_the_same_artefacts_again_upload_nothing_and_make_no_revision(deploy, cluster, kserve, store):
-    succeeded(deploy(0, ingress=kserve.ingress))
-    dates = [item["LastModified"] for item in store.s3.list_objects_v2(Bucket=store.bucket)["Contents"]]
-    done = succeeded(deploy(0, ingress=kserve.ingress))
-    assert "nothing to upload" in done.err
-    assert dates == [item["LastModified"] for item in store.s3.list_objects_v2(Bucket=store.bucket)["Contents"]]
-    assert len(kserve.pods[cluster.namespace, "textclustering", "predictor"]) == 1
-    assert len(kserve.pods[cluster.namespace, "textclustering", "transformer"]) == 1
-
-
-def test_a_version_that_was_damaged_in_the_store_is_uploaded_again(deploy, kserve, store, training_runs):
-    root = f"textclustering/{version(succeeded(deploy(0, ingress=kserve.ingress)))}"
     store.s3.put_object(Bucket=store.bucket, Key=f"{root}/model/model.joblib", Body=b"damaged")
     store.s3.delete_object(Bucket=store.bucket, Key=f"{root}/transformer/clusters.json")
     assert "Uploaded" in succeeded(deploy(0, ingress=kserve.ingress)).err
@@ -296,10 +291,15 @@ def test_a_new_version_takes_over_and_each_transformer_keeps_its_own_predictor(d
     assert pins(cluster, kserve) == {first: first, second: second}
 
 
-def test_canary_gets_its_share_and_promote_gives_it_the_rest(deploy, cluster, kserve):
+def test_canary_gets_its_share_list_shows_it_and_promote_gives_it_the_rest(deploy, cluster, kserve):
+    assert "No version of textclustering yet" in succeeded(deploy(0, "--list")).err
     first = version(succeeded(deploy(0, ingress=kserve.ingress)))
     second = version(succeeded(deploy(1, "--canary", "20", ingress=kserve.ingress)))
     assert traffic(cluster) == {first: 80, second: 20}
+    lines = succeeded(deploy(0, "--list")).out.splitlines()
+    assert lines[0].split() == ["VERSION", "TRAINED", "UPLOADED", "V-MEASURE", "ARI", "SILHOUETTE", "TRAFFIC"]
+    assert re.fullmatch(rf"{first} +2026-11-24 02:30 +\S+ \S+ +1.000 +0.900 +0.250 +80 %", lines[1])
+    assert re.fullmatch(rf"{second} .* 20 %", lines[2])
     succeeded(deploy(1, "--promote", ingress=kserve.ingress))
     assert traffic(cluster) == {second: 100}
     done = deploy(1, "--promote")
@@ -349,16 +349,6 @@ def watch_traffic(stub, cluster):
         kserve_module.propagate = original
         return seen
     return stop
-
-
-def test_list_shows_versions_with_date_metrics_and_traffic(deploy, cluster, kserve):
-    assert "No version of textclustering yet" in succeeded(deploy(0, "--list")).err
-    first = version(succeeded(deploy(0, ingress=kserve.ingress)))
-    second = version(succeeded(deploy(1, "--canary", "20", ingress=kserve.ingress)))
-    lines = succeeded(deploy(0, "--list")).out.splitlines()
-    assert lines[0].split() == ["VERSION", "TRAINED", "UPLOADED", "V-MEASURE", "ARI", "SILHOUETTE", "TRAFFIC"]
-    assert re.fullmatch(rf"{first} +2026-11-24 02:30 +\S+ \S+ +1.000 +0.900 +0.250 +80 %", lines[1])
-    assert re.fullmatch(rf"{second} .* 20 %", lines[2])
 
 
 def test_delete_removes_the_service_and_only_when_asked_the_artefacts(deploy, cluster, kserve, store):
