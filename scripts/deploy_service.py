@@ -1067,7 +1067,7 @@ def main(argv=None):
     signal.signal(signal.SIGINT, interrupt)
     options = parse_arguments(argv)
     coloredlogs.install(level=options.log_level)
-    # Let loose, these log what they send, keys included.
+    # Let loose, these log parts of what they send.
     for name in ("sh", "boto3", "botocore", "s3transfer", "urllib3"):
         logging.getLogger(name).setLevel(logging.INFO if options.log_level == "DEBUG" else logging.WARNING)
     actions = {"promote": promote, "rollback": roll_back, "list": list_versions, "delete": delete}
