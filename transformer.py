@@ -35,7 +35,8 @@ import numpy as np
 import orjson
 import prometheus_client
 import sklearn
-from fastapi.exceptions import RequestValidationError
+import uvloop
+from fastapi.exceptions import FastAPIDeprecationWarning, RequestValidationError
 from fastapi.responses import JSONResponse
 from grpc_interceptor.exceptions import DeadlineExceeded
 from kserve import InferInput, InferRequest
@@ -187,12 +188,12 @@ class Lsa:
             weights = [1 + math.log(count) if count > 1 else 1 for count in weights]
         return np.array(list(counts), dtype=np.intp), np.array(list(weights), dtype=np.float64)
 
-    def project(self, document: str) -> np.ndarray:
-        """Make the unit vector of a document, shape (dimensions,); zeros where it has no known term."""
+    def project(self, document: str) -> np.ndarray | None:
+        """Make the unit vector of a document, shape (dimensions,); None where it has no known term."""
         indices, weights = self.weigh(document)
-        vector = weights @ self.projection.take(indices, axis=0)
-        length = math.sqrt(vector @ vector)
-        return vector / length if length else vector
+        vector = weights.dot(self.projection.take(indices, 0))
+        length = math.sqrt(vector.dot(vector))
+        return vector / length if length else None
 
 
 # --------------------------------------------------------------------------------------------------------- model
@@ -203,8 +204,7 @@ class Batch(NamedTuple):
 
     request: dict | InferRequest  # as it came, to answer in the same protocol
     documents: list[str]
-    vectors: np.ndarray  # unit vectors, shape (documents, dimensions)
-    known: np.ndarray  # bool, shape (documents,): has a known term
+    vectors: list[np.ndarray | None]  # unit vectors, shape (dimensions,); None: no known term
 
 
 class BadRequest(InvalidInput):
@@ -268,13 +268,12 @@ class TextClustering(kserve.Model):
 
     def preprocess(self, payload: dict | InferRequest, headers: dict | None = None) -> Batch:
         documents = read_documents(payload, self.arguments.max_documents)
-        vectors = np.array([self.lsa.project(document) for document in documents])
-        return Batch(payload, documents, vectors, known=vectors.any(axis=1))
+        return Batch(payload, documents, [self.lsa.project(document) for document in documents])
 
     def validate(self, payload: Batch) -> Batch:
         return payload  # KServe's own check is for the predictor's protocol, before there was one in this process
 
-    async def predict(self, batch: Batch, headers: dict | None = None) -> tuple[Batch, np.ndarray]:
+    async def predict(self, batch: Batch, headers: dict | None = None) -> tuple[Batch, list[int]]:
         clusters = await self.assign(batch, headers)
         self.observe(batch, clusters)
         return batch, clusters
@@ -296,9 +295,9 @@ class TextClustering(kserve.Model):
         if self.centroids is None:
             raise BadRequest("Explanations need clusters.json beside the transformer's joblib file.")
         clusters = await self.assign(batch, headers)
-        return {"explanations": list(map(self.explain_document, batch.documents, batch.vectors, clusters.tolist()))}
+        return {"explanations": list(map(self.explain_document, batch.documents, batch.vectors, clusters))}
 
-    def explain_document(self, document: str, vector: np.ndarray, cluster: int) -> dict:
+    def explain_document(self, document: str, vector: np.ndarray | None, cluster: int) -> dict:
         if cluster == NO_CLUSTER:
             return {"cluster": NO_CLUSTER, "top_terms": [], "similarity": None, "runner_up": None, "shares": []}
         indices, weights = self.lsa.weigh(document)
@@ -318,28 +317,30 @@ class TextClustering(kserve.Model):
             "similarity": float(self.unit_centroids[cluster] @ vector),
         }
 
-    def postprocess(self, result: tuple[Batch, np.ndarray] | dict, headers: dict | None = None):
+    def postprocess(self, result: tuple[Batch, list[int]] | dict, headers: dict | None = None):
         if isinstance(result, dict):
             return result  # an explanation
         batch, clusters = result
-        return get_predict_response(batch.request, clusters, self.name)
+        return get_predict_response(batch.request, np.array(clusters, np.int32), self.name)
 
-    async def assign(self, batch: Batch, headers: dict | None) -> np.ndarray:
-        """Find the cluster of each document: int32 of shape (documents,), NO_CLUSTER where no term is known."""
-        if self.kmeans:
-            nearest = self.distances(batch.vectors).argmin(axis=1)
-            return np.where(batch.known, nearest, NO_CLUSTER).astype(np.int32)
-        clusters = np.full(len(batch.documents), NO_CLUSTER, dtype=np.int32)
-        if batch.known.any():
-            clusters[batch.known] = await self.ask_predictor(batch.vectors[batch.known], headers)
-        return clusters
+    async def assign(self, batch: Batch, headers: dict | None) -> list[int]:
+        """Find the cluster of each document, NO_CLUSTER where no term is known."""
+        known = np.array([vector for vector in batch.vectors if vector is not None])
+        if not len(known):
+            nearest = []
+        elif self.kmeans:
+            nearest = self.distances(known).argmin(1).tolist()
+        else:
+            nearest = await self.ask_predictor(known, headers)
+        clusters = iter(nearest)
+        return [NO_CLUSTER if vector is None else next(clusters) for vector in batch.vectors]
 
     def distances(self, vectors: np.ndarray) -> np.ndarray:
         """Half the squared distances to the centroids, less what they have in common; shape (..., clusters).
 
         |x - c|^2 / 2 = |x|^2 / 2 + |c|^2 / 2 - x . c, as in scikit-learn's k-means.
         """
-        return self.half_squared_norms - vectors @ self.centroids.T
+        return self.half_squared_norms - vectors.dot(self.centroids.T)
 
     async def ask_predictor(self, vectors: np.ndarray, headers: dict | None) -> list[int]:
         """Let KServe's predictor find the clusters.
@@ -420,12 +421,12 @@ class TextClustering(kserve.Model):
             )
         return self._grpc_client_stub
 
-    def observe(self, batch: Batch, clusters: np.ndarray):
+    def observe(self, batch: Batch, clusters: list[int]):
         """Count the documents of each cluster and how near they are to it: with these an operator sees drift."""
-        for vector, cluster in zip(batch.vectors, clusters.tolist()):
+        for vector, cluster in zip(batch.vectors, clusters):
             self.documents_of(cluster).inc()
-            if self.centroids is not None and cluster != NO_CLUSTER:
-                self.similarity.observe(vector @ self.unit_centroids[cluster])
+            if self.centroids is not None and vector is not None:
+                self.similarity.observe(self.unit_centroids[cluster].dot(vector))
 
     def get_input_types(self) -> list[dict]:
         return [{"name": "input-0", "datatype": "BYTES", "shape": [-1]}]
@@ -510,7 +511,7 @@ class JsonDataPlane(DataPlane):
                 if protocol_version == "v2":
                     body = InferenceRequest.model_validate_json(body)
                 else:
-                    headers = headers | {"content-type": "application/json"}
+                    return self.decode_cloudevent(orjson.loads(body))
             if isinstance(body, InferenceRequest):
                 # Names come back in the answer, which half a surrogate pair ("\\ud800" in JSON) would break.
                 "".join([body.id or "", *(tensor.name for tensor in body.inputs + (body.outputs or []))]).encode()
@@ -590,7 +591,7 @@ def add_error_handlers(app):
 def main():
     arguments = parse_arguments()
     kserve.logging.configure_logging(arguments.log_config_file)
-    warnings.filterwarnings("ignore", message="ORJSONResponse is deprecated")  # KServe's, twice a request
+    warnings.simplefilter("ignore", FastAPIDeprecationWarning)  # KServe's ORJSONResponse, twice a request
     model = TextClustering(arguments)
     try:
         model.load()
@@ -610,6 +611,10 @@ def main():
     server.model_repository_extension = FixedRepository(server.registered_models)
     app.add_middleware(BodyLimit, limit=arguments.max_body_bytes)
     add_error_handlers(app)
+    if arguments.event_loop != "asyncio":
+        # KServe says so of --event-loop, but runs its servers on the current policy's loop.
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+        asyncio.set_event_loop(asyncio.new_event_loop())  # KServe looks for one before it runs another
     gc.freeze()  # what is loaded now stays: the garbage collector need not look through it while serving
     server.start([model])
 
