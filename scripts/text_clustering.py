@@ -34,6 +34,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
@@ -571,6 +572,8 @@ def train(arguments: argparse.Namespace):
 def main():
     arguments = parse_arguments()
     coloredlogs.install(level=arguments.log_level)
+    logging.captureWarnings(True)  # as a line of the log, without a line of a library's source
+    warnings.formatwarning = lambda message, *_: str(message)
     try:
         train(arguments)
     except CorpusError as error:
