@@ -232,7 +232,9 @@ class TextClustering(kserve.Model):
         self.kmeans = None
         self.centroids = None
         documents = prometheus_client.Counter(
-            "textclustering_documents", "Documents assigned to each cluster, -1: no known term", ["model_name", "cluster"]
+            "textclustering_documents",
+            "Documents assigned to each cluster, -1: no known term",
+            ["model_name", "cluster"],
         )
         self.documents_of = functools.cache(lambda cluster: documents.labels(self.name, cluster))
         self.similarity = prometheus_client.Histogram(
@@ -362,7 +364,9 @@ class TextClustering(kserve.Model):
             raise PredictorUnavailable(f"{predictor} failed: {reason}") from error
         except (ValueError, LookupError, TypeError, InvalidInput) as error:
             raise PredictorUnavailable(f"{predictor} answered in no form that it should: {error!r}") from error
-        if not expected or (self.centroids is not None and not 0 <= min(clusters) <= max(clusters) < len(self.centroids)):
+        if not expected or (
+            self.centroids is not None and not 0 <= min(clusters) <= max(clusters) < len(self.centroids)
+        ):
             raise PredictorUnavailable(f"{predictor} answered clusters that clusters.json does not know, or too few.")
         return clusters
 
@@ -382,7 +386,9 @@ class TextClustering(kserve.Model):
             if response.status == 504:
                 raise TimeoutError
             if response.status != 200:
-                raise aiohttp.ClientError(f"{response.status} {response.reason} {answer[:300].decode(errors='replace')}")
+                raise aiohttp.ClientError(
+                    f"{response.status} {response.reason} {answer[:300].decode(errors='replace')}"
+                )
         answer = orjson.loads(answer)
         return answer["predictions"] if config.protocol == "v1" else answer["outputs"][0]["data"]
 
@@ -476,7 +482,14 @@ def read_document(instance, name: str) -> str:
     return instance
 
 
-JSON_KINDS = {int: "a number", float: "a number", bool: "a boolean", type(None): "null", list: "a list", dict: "an object"}
+JSON_KINDS = {
+    int: "a number",
+    float: "a number",
+    bool: "a boolean",
+    type(None): "null",
+    list: "a list",
+    dict: "an object",
+}
 
 
 def read_tensor(request: InferRequest) -> list:

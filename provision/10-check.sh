@@ -62,7 +62,8 @@ case $MODE in
   dry-run)
     echo "# this machine has: root, Ubuntu 24.04 or Debian 12, x86_64 or aarch64, $MIN_MEMORY_MB MB of memory, $MIN_CPUS CPUs, $MIN_DISK_GB GB of free disk,"
     echo "# free ports $PORT_MINIO, $PORT_CONSOLE and $PORT_KSERVE, and a network or a complete mirror in MIRROR_DIR"
-    exit ;;
+    exit
+    ;;
 esac
 check_system
 check_size

@@ -4,7 +4,8 @@ source "$(dirname "$0")/functions.sh"
 
 packages=(docker.io curl ca-certificates jq iproute2 haproxy python3 python3-venv)
 
-installed() { [[ $(dpkg-query --show --showformat='${db:Status-Status}\n' "$@" | sort -u) == installed ]]; }
+# Counted, because dpkg-query prints nothing at all for a package that it has never heard of.
+installed() { [[ $(dpkg-query --show --showformat='${db:Status-Status}\n' "$@" | grep -cx installed) == "$#" ]]; }
 if ! already installed "${packages[@]}"; then
   log "installing ${packages[*]}"
   run apt-get update -qq -o DPkg::Lock::Timeout=300

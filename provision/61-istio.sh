@@ -28,6 +28,8 @@ global:
 VALUES
 chart istio-ingressgateway istio-system "gateway-$ISTIO_VERSION.tgz" --values /dev/stdin >"$WORK/gateway.yaml" <<VALUES
 autoscaling: {enabled: false}
+# Without it the API server makes "Always" of the chart's "image: auto", before istiod puts the real image in.
+imagePullPolicy: IfNotPresent
 resources: {requests: {cpu: 50m, memory: 128Mi}, limits: {cpu: "2", memory: 1Gi}}
 VALUES
 

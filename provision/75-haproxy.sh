@@ -12,13 +12,13 @@ else
 fi
 
 # haproxy.cfg holds the placeholders BIND_ADDRESS, PORT_KSERVE, GATEWAY and MAX_BODY_BYTES.
-sed -e "s/BIND_ADDRESS/$BIND_ADDRESS/" -e "s/PORT_KSERVE/$PORT_KSERVE/" -e "s/GATEWAY/$gateway/" -e "s/MAX_BODY_BYTES/$MAX_BODY_BYTES/" \
+sed -e "s/BIND_ADDRESS/$BIND_ADDRESS/" -e "s/PORT_KSERVE/$PORT_KSERVE/" -e "s/GATEWAY/$gateway/" -e "s/MAX_BODY_BYTES/$MAX_BODY_BYTES/g" \
   "$PROVISION/haproxy.cfg" >"$WORK/haproxy.cfg"
 
 # What runs is what was applied last, which an interrupted run tells apart from what was only written.
 already test "$(sha256_of "$WORK/haproxy.cfg")" == "$(cat "$STATE_DIR/haproxy.sha256" 2>/dev/null)" && already systemctl is-active haproxy && exit
 
-[[ $MODE != run ]] || haproxy -c -q -f "$WORK/haproxy.cfg" || fail "HAProxy does not accept provision/haproxy.cfg; what runs was left as it is"
+[[ $MODE != run ]] || haproxy -c -f "$WORK/haproxy.cfg" || fail "HAProxy does not accept provision/haproxy.cfg; what runs was left as it is"
 write_file "$DESTDIR/etc/haproxy/haproxy.cfg" 644 <"$WORK/haproxy.cfg"
 run systemctl enable --quiet haproxy
 run systemctl reload-or-restart haproxy

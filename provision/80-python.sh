@@ -5,7 +5,10 @@ source "$(dirname "$0")/functions.sh"
 venv=$USER_HOME/venv
 requirements=$REPOSITORY/scripts/requirements.txt
 
-if [[ $MODE == mirror ]]; then mirror_python_packages "$requirements"; exit; fi
+if [[ $MODE == mirror ]]; then
+  mirror_python_packages "$requirements"
+  exit
+fi
 already cmp --silent "$requirements" "$venv/requirements.txt" && exit
 
 as_user() { run runuser --user "$PROVISION_USER" -- env --chdir=/ HOME="$USER_HOME" "$@"; }

@@ -5,7 +5,10 @@ source "$(dirname "$0")/functions.sh"
 
 case $MODE in
   mirror) exit ;;
-  dry-run) echo "# written to $STATE_DIR/versions.lock: the sha256 of every file above, and the images of the node"; exit ;;
+  dry-run)
+    echo "# written to $STATE_DIR/versions.lock: the sha256 of every file above, and the images of the node"
+    exit
+    ;;
 esac
 {
   echo "# Files: sha256, name. Images: identity, reference (a comment, for the record)."

@@ -33,7 +33,10 @@ for script in "$provision"/[0-9][0-9]-*.sh; do
 done
 
 know() {
-  [[ -n ${script_of[$1]:-} ]] || { echo "error: there is no step \"$1\"; the steps are: ${names[*]}" >&2; exit 2; }
+  [[ -n ${script_of[$1]:-} ]] || {
+    echo "error: there is no step \"$1\"; the steps are: ${names[*]}" >&2
+    exit 2
+  }
 }
 
 only=()
@@ -41,11 +44,28 @@ from=
 while (($# > 0)); do
   case $1 in
     --dry-run) export MODE=dry-run ;;
-    --only) know "${2:-}"; only+=("$2"); shift ;;
-    --from) know "${2:-}"; from=$2; shift ;;
-    --list) printf '%s\n' "${names[@]}"; exit ;;
-    -h | --help) usage; exit ;;
-    *) usage >&2; exit 2 ;;
+    --only)
+      know "${2:-}"
+      only+=("$2")
+      shift
+      ;;
+    --from)
+      know "${2:-}"
+      from=$2
+      shift
+      ;;
+    --list)
+      printf '%s\n' "${names[@]}"
+      exit
+      ;;
+    -h | --help)
+      usage
+      exit
+      ;;
+    *)
+      usage >&2
+      exit 2
+      ;;
   esac
   shift
 done

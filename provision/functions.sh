@@ -31,7 +31,10 @@ STATE_DIR=$DESTDIR/var/lib/mlops-poc
 # The person who works here: their home gets kubeconfig, credentials and Python environment.
 PROVISION_USER=${PROVISION_USER:-${SUDO_USER:-$(id -un)}}
 USER_HOME=$DESTDIR$(getent passwd "$PROVISION_USER" | cut -d: -f6) ||
-  { echo "error: PROVISION_USER is \"$PROVISION_USER\", and there is no such user" >&2; exit 2; }
+  {
+    echo "error: PROVISION_USER is \"$PROVISION_USER\", and there is no such user" >&2
+    exit 2
+  }
 export USER_HOME
 NODE=$CLUSTER_NAME-control-plane
 # A kubeconfig of our own: an unrelated ~/.kube/config of root is never touched.
@@ -42,7 +45,10 @@ case $MODE in
   run) BIN_DIR=$INSTALL_DIR FILES=$CACHE_DIR/files ;;
   dry-run) BIN_DIR=$CACHE_DIR/bin FILES=$CACHE_DIR/files ;;
   mirror) BIN_DIR=$CACHE_DIR/bin FILES=$MIRROR_DIR/files ;;
-  *) echo "MODE is \"$MODE\"; it can be run, dry-run or mirror" >&2; exit 2 ;;
+  *)
+    echo "MODE is \"$MODE\"; it can be run, dry-run or mirror" >&2
+    exit 2
+    ;;
 esac
 PATH=$BIN_DIR:$PATH
 
@@ -83,11 +89,17 @@ run() {
 # The same for a command that needs the network, with two more attempts and half an hour for each.
 run_pull() {
   local attempt
-  [[ $MODE == run ]] || { run "$@"; return; }
+  [[ $MODE == run ]] || {
+    run "$@"
+    return
+  }
   for attempt in 1 2 3; do
     # In the foreground, so that Ctrl-C reaches the command.
     if timeout --foreground 1800 "$@"; then return; fi
-    ((attempt == 3)) || { log "failed, again in $((attempt * 5)) s: $*"; sleep $((attempt * 5)); }
+    ((attempt == 3)) || {
+      log "failed, again in $((attempt * 5)) s: $*"
+      sleep $((attempt * 5))
+    }
   done
   return 1
 }
@@ -101,7 +113,11 @@ write_file() {
   cat >"$content"
   case $MODE in
     run)
-      cmp --silent "$content" "$path" || { mkdir -p "$(dirname "$path")"; install -m "$mode" "$content" "$path"; } ;;
+      cmp --silent "$content" "$path" || {
+        mkdir -p "$(dirname "$path")"
+        install -m "$mode" "$content" "$path"
+      }
+      ;;
     dry-run) printf "install -D -m %s /dev/stdin '%s' <<'CONTENT'\n%s\nCONTENT\n" "$mode" "$path" "$(without_secrets <"$content")" ;;
   esac
 }
@@ -182,7 +198,10 @@ download() {
     fail "$name has sha256 $actual, expected ${expected:-one in $MIRROR_DIR/files/SHA256SUMS}. It was deleted; nothing was installed from it."
   fi
   touch "$FILES/SHA256SUMS"
-  { awk -v name="$name" '$2 != name' "$FILES/SHA256SUMS"; echo "$actual  $name"; } | sort -k2 >"$FILES/SHA256SUMS.part"
+  {
+    awk -v name="$name" '$2 != name' "$FILES/SHA256SUMS"
+    echo "$actual  $name"
+  } | sort -k2 >"$FILES/SHA256SUMS.part"
   mv "$FILES/SHA256SUMS.part" "$FILES/SHA256SUMS"
 }
 
@@ -209,21 +228,27 @@ tool() {
   case $name in
     kind)
       download "$file" "https://github.com/kubernetes-sigs/kind/releases/download/$version/kind-linux-$architecture" \
-        "https://github.com/kubernetes-sigs/kind/releases/download/$version/kind-linux-$architecture.sha256sum" ;;
+        "https://github.com/kubernetes-sigs/kind/releases/download/$version/kind-linux-$architecture.sha256sum"
+      ;;
     kubectl)
       download "$file" "https://dl.k8s.io/release/$version/bin/linux/$architecture/kubectl" \
-        "https://dl.k8s.io/release/$version/bin/linux/$architecture/kubectl.sha256" ;;
+        "https://dl.k8s.io/release/$version/bin/linux/$architecture/kubectl.sha256"
+      ;;
     helm)
       download "$file.tar.gz" "https://get.helm.sh/$file.tar.gz" "https://get.helm.sh/$file.tar.gz.sha256sum"
       source=$CACHE_DIR/linux-$architecture/helm
       run tar --directory "$CACHE_DIR" -xzf "$FILES/$file.tar.gz" "linux-$architecture/helm"
-      [[ $MODE == run ]] || tar --directory "$CACHE_DIR" -xzf "$FILES/$file.tar.gz" "linux-$architecture/helm" ;;
+      [[ $MODE == run ]] || tar --directory "$CACHE_DIR" -xzf "$FILES/$file.tar.gz" "linux-$architecture/helm"
+      ;;
   esac
   run install -D -m 755 "$source" "$INSTALL_DIR/$name"
   [[ $MODE == run ]] || install -D -m 755 "$source" "$BIN_DIR/$name"
 }
 
-pinned_version() { local variable=${1^^}_VERSION; echo "${!variable}"; }
+pinned_version() {
+  local variable=${1^^}_VERSION
+  echo "${!variable}"
+}
 
 # Where steps are only shown or collected, the tools step has installed nothing.
 renderer() { [[ $MODE == run || $(tool_version "$1") == "$(pinned_version "$1")" ]] || tool "$1" >/dev/null; }
@@ -244,7 +269,10 @@ archive_of() { echo "images/$(tr '/:@' '___' <<<"$1").tar"; }
 image() {
   local reference target=${2:-node} archive
   reference=$(mapped "$1")
-  if [[ $MODE == mirror ]]; then mirror_image "$reference"; return; fi
+  if [[ $MODE == mirror ]]; then
+    mirror_image "$reference"
+    return
+  fi
   archive=$MIRROR_DIR/$(archive_of "$reference")
   [[ -n $MIRROR_DIR && -f $archive ]] || archive=
 
@@ -252,7 +280,8 @@ image() {
     docker)
       ! already docker image inspect "$reference" || return 0
       log "image $reference"
-      if [[ -n $archive ]]; then run docker load --input "$archive"; else run_pull docker pull --quiet "$reference" || fail "cannot pull $reference"; fi ;;
+      if [[ -n $archive ]]; then run docker load --input "$archive"; else run_pull docker pull --quiet "$reference" || fail "cannot pull $reference"; fi
+      ;;
     node)
       ! already docker exec "$NODE" crictl inspecti --quiet "$reference" || return 0
       log "image $reference"
@@ -261,7 +290,8 @@ image() {
       else
         run_pull docker exec "$NODE" crictl pull "$reference" ||
           fail "cannot pull $reference. If it moved or is behind a login, name another image in versions.env or in the file that IMAGE_MAP names."
-      fi ;;
+      fi
+      ;;
   esac
 }
 
@@ -331,7 +361,8 @@ apply() {
     dry-run)
       echo "kubectl apply --server-side --force-conflicts --field-manager=mlops-poc -f - <<'MANIFEST'"
       without_secrets <"$manifest"
-      echo MANIFEST ;;
+      echo MANIFEST
+      ;;
     run)
       for ((attempt = 1; ; attempt++)); do
         if kubectl apply --server-side --force-conflicts --field-manager=mlops-poc -f "$manifest" >"$WORK/applied" 2>"$errors"; then break; fi
@@ -343,7 +374,8 @@ apply() {
         ((attempt > 1)) || log "waiting at most 150 s for the cluster to accept the manifest: $(tail -n 1 "$errors" | cut -c1-200)"
         sleep 5
       done
-      log "applied $(wc -l <"$WORK/applied") objects" ;;
+      log "applied $(wc -l <"$WORK/applied") objects"
+      ;;
   esac
 }
 
@@ -355,7 +387,11 @@ wait_for() {
   shift 2
   case $MODE in
     mirror) return ;;
-    dry-run) echo "# at most $seconds s until ${what}:"; echo "until $(quoted "$@"); do sleep 2; done"; return ;;
+    dry-run)
+      echo "# at most $seconds s until ${what}:"
+      echo "until $(quoted "$@"); do sleep 2; done"
+      return
+      ;;
   esac
   if "$@" &>/dev/null; then return; fi
   log "waiting at most $seconds s for $what"
@@ -381,7 +417,10 @@ wait_for_deployments() { # wait_for_deployments SECONDS NAMESPACE NAME…
 # Which pods are not ready, why, and the last thing that they said.
 show_unready_pods() {
   local namespace pod reason
-  kubectl get pods --all-namespaces --output=json --request-timeout=10s 2>/dev/null >"$WORK/pods.json" || { echo "the cluster does not answer" >&2; return 0; }
+  kubectl get pods --all-namespaces --output=json --request-timeout=10s 2>/dev/null >"$WORK/pods.json" || {
+    echo "the cluster does not answer" >&2
+    return 0
+  }
   jq -r '.items[]
       | select(.status.phase != "Succeeded")
       | select(([.status.containerStatuses[]?.ready] | length == 0 or any(. == false)))

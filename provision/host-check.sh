@@ -12,11 +12,13 @@ case $(uname -s) in
     cpus=$(nproc)
     if [[ $(uname -m) == x86_64 ]] && ! grep --quiet --extended-regexp '\b(vmx|svm)\b' "${CPUINFO:-/proc/cpuinfo}"; then
       problems+=("hardware virtualisation is off or missing: switch on VT-x or AMD-V in the firmware (inside a VM: nested virtualisation)")
-    fi ;;
+    fi
+    ;;
   Darwin)
     memory=$(($(sysctl -n hw.memsize) / 1024 / 1024))
     cpus=$(sysctl -n hw.ncpu)
-    [[ $(sysctl -n kern.hv_support) == 1 ]] || problems+=("this Mac has no hardware virtualisation") ;;
+    [[ $(sysctl -n kern.hv_support) == 1 ]] || problems+=("this Mac has no hardware virtualisation")
+    ;;
   *) exit 0 ;;
 esac
 disk=$(df -Pk . | awk 'NR == 2 { print int($4 / 1024 / 1024) }')

@@ -8,6 +8,7 @@ An image may stand anywhere: in a container, in the JSON of a config map, in an 
 "map" also turns imagePullPolicy Always into IfNotPresent: the node has been given every image beforehand, and a
 machine without a registry could not start what it already has.
 """
+
 import re
 import sys
 
@@ -33,7 +34,7 @@ def spellings(reference):
     names = [reference]
     for prefix in ("docker.io/", "library/"):
         if names[-1].startswith(prefix):
-            names.append(names[-1][len(prefix):])
+            names.append(names[-1][len(prefix) :])
     if len(names) == 1 and "." not in reference.split("/", 1)[0] and ":" not in reference.split("/", 1)[0]:
         names.append("docker.io/" + reference)
     return names
@@ -44,7 +45,7 @@ def read_map(path):
         for number, line in enumerate(lines, start=1):
             fields = line.split("#", 1)[0].split()
             if fields and len(fields) != 2:
-                sys.exit(f"error: {path}, line {number}: expected \"reference replacement\", found: {line.strip()}")
+                sys.exit(f'error: {path}, line {number}: expected "reference replacement", found: {line.strip()}')
             if fields:
                 yield fields
 
@@ -54,7 +55,9 @@ def map_images(manifest, maps):
         for reference, replacement in read_map(path):
             for spelling in spellings(reference):
                 manifest = re.sub(
-                    rf"(?<![A-Za-z0-9_./:@-]){re.escape(spelling)}(?![A-Za-z0-9_./:@-])", lambda _: replacement, manifest
+                    rf"(?<![A-Za-z0-9_./:@-]){re.escape(spelling)}(?![A-Za-z0-9_./:@-])",
+                    lambda _, replacement=replacement: replacement,
+                    manifest,
                 )
     return re.sub(r"(imagePullPolicy[\"']?\s*:\s*[\"']?)Always\b", r"\1IfNotPresent", manifest)
 

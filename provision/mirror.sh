@@ -23,16 +23,34 @@ USAGE
 }
 
 case ${1:-} in
-  -h | --help) usage; exit ;;
-  '' | -*) usage >&2; exit 2 ;;
+  -h | --help)
+    usage
+    exit
+    ;;
+  '' | -*)
+    usage >&2
+    exit 2
+    ;;
 esac
-(($# == 1)) || { usage >&2; exit 2; }
+(($# == 1)) || {
+  usage >&2
+  exit 2
+}
 
 for tool in docker curl jq python3; do
-  command -v "$tool" >/dev/null || { echo "error: $tool is needed to fill a mirror, and is not installed" >&2; exit 2; }
+  command -v "$tool" >/dev/null || {
+    echo "error: $tool is needed to fill a mirror, and is not installed" >&2
+    exit 2
+  }
 done
-python3 -m pip --version >/dev/null 2>&1 || { echo "error: pip is needed to fill a mirror; on Debian and Ubuntu: apt-get install python3-pip" >&2; exit 2; }
-docker info >/dev/null 2>&1 || { echo "error: Docker does not answer, or you may not use it; see: docker info" >&2; exit 1; }
+python3 -m pip --version >/dev/null 2>&1 || {
+  echo "error: pip is needed to fill a mirror; on Debian and Ubuntu: apt-get install python3-pip" >&2
+  exit 2
+}
+docker info >/dev/null 2>&1 || {
+  echo "error: Docker does not answer, or you may not use it; see: docker info" >&2
+  exit 1
+}
 
 provision=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 mkdir -p "$1"

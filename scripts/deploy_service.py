@@ -32,7 +32,7 @@ import signal
 import sys
 import threading
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -118,8 +118,12 @@ def parse_arguments(argv=None):
     store = parser.add_argument_group("the S3 store").add_argument
     store("--bucket", help="created if it is not there; the model's name if not given")
     store("--minio-endpoint", default="http://localhost:30100", metavar="URL", help="the store as seen from here")
-    store("--minio-endpoint-cluster", default="minio-service.tenant-tiny:9000", metavar="HOST:PORT",
-          help="the store as seen from the cluster")
+    store(
+        "--minio-endpoint-cluster",
+        default="minio-service.tenant-tiny:9000",
+        metavar="HOST:PORT",
+        help="the store as seen from the cluster",
+    )
     store("--access-key", help="see below")
     store("--secret-key", help="see below")
 
@@ -167,19 +171,28 @@ def check_names(options):
     quantity, image = r"\d+(\.\d+)?(m|[kMGT]i?)?", r"[a-z0-9][\w.\-/:@]*"
     rules = {
         # The longest label made of it is the host name prev-NAME-transformer: 63 characters at most.
-        "model_name": (r"[a-z]([-a-z0-9]{0,44}[a-z0-9])?", "at most 46 lower-case letters, digits and '-', "
-                       "starting with a letter and not ending with '-'"),
-        "namespace": (r"(?!kube-)[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", "at most 63 lower-case letters, digits and '-', "
-                      "not starting or ending with '-', nor starting with kube-"),
-        "bucket": (r"(?!xn--|sthree-|amzn-s3-demo-)(?!.*\.\.)(?!.*(-s3alias|--ol-s3|--x-s3|\.mrap)$)"
-                   r"[a-z0-9][-.a-z0-9]{1,61}[a-z0-9]", "3 to 63 lower-case letters, digits, '-' and '.', "
-                   "starting and ending with a letter or digit, and no prefix or suffix that S3 reserves"),
+        "model_name": (
+            r"[a-z]([-a-z0-9]{0,44}[a-z0-9])?",
+            "at most 46 lower-case letters, digits and '-', starting with a letter and not ending with '-'",
+        ),
+        "namespace": (
+            r"(?!kube-)[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?",
+            "at most 63 lower-case letters, digits and '-', not starting or ending with '-', nor starting with kube-",
+        ),
+        "bucket": (
+            r"(?!xn--|sthree-|amzn-s3-demo-)(?!.*\.\.)(?!.*(-s3alias|--ol-s3|--x-s3|\.mrap)$)"
+            r"[a-z0-9][-.a-z0-9]{1,61}[a-z0-9]",
+            "3 to 63 lower-case letters, digits, '-' and '.', "
+            "starting and ending with a letter or digit, and no prefix or suffix that S3 reserves",
+        ),
         "minio_endpoint": (r"https?://[^/\s]+/?", "http://HOST:PORT"),
         "minio_endpoint_cluster": (r"(https?://)?[^/\s]+/?", "HOST:PORT"),
         "ingress": (r"https?://[^/\s]+/?", "http://HOST:PORT"),
         "transformer_image": (image, "an image name such as docker.io/mlops-poc/sklearn-transformer:1.0.0"),
-        **dict.fromkeys(("cpu_request", "cpu_limit", "memory_request", "memory_limit"),
-                        (quantity, "a Kubernetes quantity such as 100m, 1 or 512Mi")),
+        **dict.fromkeys(
+            ("cpu_request", "cpu_limit", "memory_request", "memory_limit"),
+            (quantity, "a Kubernetes quantity such as 100m, 1 or 512Mi"),
+        ),
     }
     for name, (pattern, form) in rules.items():
         value, flag = getattr(options, name), "--" + name.replace("_", "-")
@@ -235,18 +248,25 @@ def check_artefacts(model_path, transformer_path):
 
     found = [sha256(model_path), sha256(transformer_path)]
     if found == described[::-1]:
-        raise BadInput("the model is given as transformer and the other way round: "
-                       "swap --model-path and --transformer-path")
+        raise BadInput(
+            "the model is given as transformer and the other way round: swap --model-path and --transformer-path"
+        )
     for path, digest, expected in zip((model_path, transformer_path), found, described):
         if digest != expected:
-            raise BadInput(f"{path} is not of the training run that {clusters_path} describes: "
-                           f"give the three files of one run, or {train}")
+            raise BadInput(
+                f"{path} is not of the training run that {clusters_path} describes: "
+                f"give the three files of one run, or {train}"
+            )
     if trained_with != predictor_scikit_learn():
-        raise BadInput(f"{model_path} was made with scikit-learn {trained_with}, but KServe's predictor has "
-                       f"{predictor_scikit_learn()}: install scripts/requirements.txt and {train}")
-    files = {"model/model.joblib": (model_path, found[0]),
-             "transformer/transformer.joblib": (transformer_path, found[1]),
-             "transformer/clusters.json": (clusters_path, sha256(clusters_path))}
+        raise BadInput(
+            f"{model_path} was made with scikit-learn {trained_with}, but KServe's predictor has "
+            f"{predictor_scikit_learn()}: install scripts/requirements.txt and {train}"
+        )
+    files = {
+        "model/model.joblib": (model_path, found[0]),
+        "transformer/transformer.joblib": (transformer_path, found[1]),
+        "transformer/clusters.json": (clusters_path, sha256(clusters_path)),
+    }
     content = "".join(digest for _, digest in files.values())
     return Artefacts("v" + hashlib.sha256(content.encode()).hexdigest()[:12], about, files)
 
@@ -255,7 +275,8 @@ def looks_like_joblib(path):
     """By its first bytes (pickle, zlib, gzip, bz2, xz, lzma, lz4): loading a pickle would run what is in it."""
     with path.open("rb") as file:
         return file.read(8).startswith(
-            (b"\x80", b"\x78", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x5d\x00", b"\x04\x22\x4d\x18"))
+            (b"\x80", b"\x78", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x5d\x00", b"\x04\x22\x4d\x18")
+        )
 
 
 def sha256(path):
@@ -285,10 +306,22 @@ class Store:
         self.s3 = self.client(self.access_key, self.secret_key, self.token)
 
     def client(self, access_key, secret_key, token=None):
-        config = Config(connect_timeout=5, read_timeout=20, signature_version="s3v4", s3={"addressing_style": "path"},
-                        retries={"total_max_attempts": 3, "mode": "standard"})
-        return boto3.client("s3", endpoint_url=self.endpoint, region_name=region(), aws_access_key_id=access_key,
-                            aws_secret_access_key=secret_key, aws_session_token=token, config=config)
+        config = Config(
+            connect_timeout=5,
+            read_timeout=20,
+            signature_version="s3v4",
+            s3={"addressing_style": "path"},
+            retries={"total_max_attempts": 3, "mode": "standard"},
+        )
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            region_name=region(),
+            aws_access_key_id=access_key,
+            aws_secret_access_key=secret_key,
+            aws_session_token=token,
+            config=config,
+        )
 
     def call(self, function, *args, absent=(), **kwargs):
         """Call boto3. The error codes in `absent` give None, all others a Failure."""
@@ -302,25 +335,28 @@ class Store:
             if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken"):
                 raise Failure(f"the store at {self.endpoint} refuses {keys}: {code}") from None
             if code in ("BucketAlreadyExists", "AccessDenied", "AllAccessDisabled"):
-                raise Failure(f"bucket {self.bucket} at {self.endpoint} is owned by someone else, or {keys} may not "
-                              f"use it ({code}): choose another --bucket or other keys") from None
+                raise Failure(
+                    f"bucket {self.bucket} at {self.endpoint} is owned by someone else, or {keys} may not "
+                    f"use it ({code}): choose another --bucket or other keys"
+                ) from None
             raise Failure(f"the store at {self.endpoint} answered {code}: {message}") from None
         except (BotoCoreError, boto3.exceptions.Boto3Error, urllib3.exceptions.HTTPError) as error:
-            raise Failure(f"the store at {self.endpoint} cannot be reached or broke off: "
-                          f"{str(error).splitlines()[0]}") from None
+            raise Failure(
+                f"the store at {self.endpoint} cannot be reached or broke off: {str(error).splitlines()[0]}"
+            ) from None
 
     def create_bucket(self):
         # A GET: the answer to a HEAD would not say why it is refused.
         if self.call(self.s3.list_objects_v2, Bucket=self.bucket, MaxKeys=1, absent=["NoSuchBucket"]) is None:
-            place = {} if region() == "us-east-1" else {
-                "CreateBucketConfiguration": {"LocationConstraint": region()}}
+            place = {} if region() == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region()}}
             self.call(self.s3.create_bucket, Bucket=self.bucket, absent=["BucketAlreadyOwnedByYou"], **place)
             log.info("Created bucket: %s", self.bucket)
 
     def read(self, key):
         """Content of an object, or None when it is not there."""
-        return self.call(lambda: self.s3.get_object(Bucket=self.bucket, Key=key)["Body"].read(),
-                         absent=["NoSuchKey", "NoSuchBucket"])
+        return self.call(
+            lambda: self.s3.get_object(Bucket=self.bucket, Key=key)["Body"].read(), absent=["NoSuchKey", "NoSuchBucket"]
+        )
 
     def sha256(self, key):
         """sha256 of what the store gives back, or None when it is not there."""
@@ -335,23 +371,43 @@ class Store:
             log.info("Version %s is in the store: nothing to upload", artefacts.version)
             return
         for key, (path, digest) in artefacts.files.items():
-            with path.open("rb") as content, tqdm(desc=path.name, total=path.stat().st_size, unit="B", unit_scale=True,
-                                                  leave=False, disable=not sys.stderr.isatty()) as bar:
+            with (
+                path.open("rb") as content,
+                tqdm(
+                    desc=path.name,
+                    total=path.stat().st_size,
+                    unit="B",
+                    unit_scale=True,
+                    leave=False,
+                    disable=not sys.stderr.isatty(),
+                ) as bar,
+            ):
                 self.call(self.s3.upload_fileobj, content, self.bucket, root + key, Callback=bar.update)
             if self.sha256(root + key) != digest:
-                raise Failure(f"the store gives back something else for {root}{key} than was uploaded from {path}: "
-                              "look after the store, then run this again")
+                raise Failure(
+                    f"the store gives back something else for {root}{key} than was uploaded from {path}: "
+                    "look after the store, then run this again"
+                )
             log.info("Uploaded %s to s3://%s/%s%s", path, self.bucket, root, key)
-        record = {"version": artefacts.version, "uploaded": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-                  **{name: artefacts.about.get(name) for name in ("created", "dataset", "metrics", "versions")},
-                  "sha256": {key: digest for key, (_, digest) in artefacts.files.items()}}
-        self.call(self.s3.put_object, Bucket=self.bucket, Key=root + "version.json",
-                  Body=json.dumps(record, indent=2).encode(), ContentType="application/json")
+        record = {
+            "version": artefacts.version,
+            "uploaded": datetime.now(UTC).isoformat(timespec="seconds"),
+            **{name: artefacts.about.get(name) for name in ("created", "dataset", "metrics", "versions")},
+            "sha256": {key: digest for key, (_, digest) in artefacts.files.items()},
+        }
+        self.call(
+            self.s3.put_object,
+            Bucket=self.bucket,
+            Key=root + "version.json",
+            Body=json.dumps(record, indent=2).encode(),
+            ContentType="application/json",
+        )
 
     def keys(self):
         def collect():
             pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix)
             return [item["Key"] for page in pages for item in page.get("Contents", [])]
+
         return self.call(collect, absent=["NoSuchBucket"]) or []
 
     def versions(self):
@@ -398,10 +454,17 @@ def service_credentials(options, store, cluster):
     if current and current[0].startswith(f"kserve-{options.model_name}-") and can_read(store, *current):
         return current
     user, secret = f"kserve-{options.model_name}-{secrets.token_hex(4)}", secrets.token_urlsafe(30)
-    policy = {"Version": "2012-10-17", "Statement": [
-        {"Effect": "Allow", "Action": ["s3:ListBucket", "s3:GetBucketLocation"],
-         "Resource": [f"arn:aws:s3:::{options.bucket}"]},
-        {"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": [f"arn:aws:s3:::{options.bucket}/*"]}]}
+    policy = {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Action": ["s3:ListBucket", "s3:GetBucketLocation"],
+                "Resource": [f"arn:aws:s3:::{options.bucket}"],
+            },
+            {"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": [f"arn:aws:s3:::{options.bucket}/*"]},
+        ],
+    }
     try:
         admin = minio_admin(store)
         admin.account_info()  # a read first: another S3 server takes the writes below for uploads
@@ -421,8 +484,11 @@ def service_credentials(options, store, cluster):
 def minio_admin(store):
     scheme, host = store.endpoint.split("://")
     return minio.MinioAdmin(
-        endpoint=host, secure=scheme == "https", http_client=urllib3.PoolManager(timeout=10, retries=False),
-        credentials=StaticProvider(store.access_key, store.secret_key, store.token))
+        endpoint=host,
+        secure=scheme == "https",
+        http_client=urllib3.PoolManager(timeout=10, retries=False),
+        credentials=StaticProvider(store.access_key, store.secret_key, store.token),
+    )
 
 
 def can_read(store, *keys):
@@ -454,8 +520,12 @@ class ManifestDumper(yaml.SafeDumper):
         return True
 
 
-ManifestDumper.add_representer(str, lambda dumper, text: dumper.represent_scalar(
-    "tag:yaml.org,2002:str", text, style='"' if re.match(r"[-+.]?\d", text) else None))
+ManifestDumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style='"' if re.match(r"[-+.]?\d", text) else None
+    ),
+)
 
 
 def dump(*manifests):
@@ -473,16 +543,29 @@ def credentials_manifests(options, keys=None):
     """
     place = {"name": options.model_name, "namespace": options.namespace}
     scheme, _, endpoint = options.minio_endpoint_cluster.rpartition("://")
-    secret = {"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": {**place, "annotations": {
-        "serving.kserve.io/s3-endpoint": endpoint.rstrip("/"),
-        "serving.kserve.io/s3-usehttps": "1" if scheme == "https" else "0",
-        "serving.kserve.io/s3-region": region(),
-        "serving.kserve.io/s3-useanoncredential": "false"}}}
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "Opaque",
+        "metadata": {
+            **place,
+            "annotations": {
+                "serving.kserve.io/s3-endpoint": endpoint.rstrip("/"),
+                "serving.kserve.io/s3-usehttps": "1" if scheme == "https" else "0",
+                "serving.kserve.io/s3-region": region(),
+                "serving.kserve.io/s3-useanoncredential": "false",
+            },
+        },
+    }
     if keys:
-        secret["data"] = {name: base64.b64encode(key.encode()).decode()
-                          for name, key in zip(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), keys)}
-    return [secret, {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": place,
-                     "secrets": [{"name": options.model_name}]}]
+        secret["data"] = {
+            name: base64.b64encode(key.encode()).decode()
+            for name, key in zip(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), keys)
+        }
+    return [
+        secret,
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": place, "secrets": [{"name": options.model_name}]},
+    ]
 
 
 def inference_service(options, version, access_key=None):
@@ -492,25 +575,57 @@ def inference_service(options, version, access_key=None):
     """
     root = f"s3://{options.bucket}/{options.model_name}/{version}"
     container = {
-        "resources": {"requests": {"cpu": options.cpu_request, "memory": options.memory_request},
-                      "limits": {"cpu": options.cpu_limit, "memory": options.memory_limit}},
-        "securityContext": {"runAsNonRoot": True, "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True,
-                            "capabilities": {"drop": ["ALL"]}, "seccompProfile": {"type": "RuntimeDefault"}},
-        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}]}
+        "resources": {
+            "requests": {"cpu": options.cpu_request, "memory": options.memory_request},
+            "limits": {"cpu": options.cpu_limit, "memory": options.memory_limit},
+        },
+        "securityContext": {
+            "runAsNonRoot": True,
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
+    }
     store = options.minio_endpoint_cluster + (f" as {access_key}" if access_key else "")
-    component = {"labels": {VERSION_LABEL: version}, "annotations": {STORE_ANNOTATION: store},
-                 "serviceAccountName": options.model_name, "minReplicas": 1,
-                 "volumes": [{"name": "tmp", "emptyDir": {}}]}
-    predictor = {**component, "model": {
-        "modelFormat": {"name": "sklearn"}, "protocolVersion": "v1", "storageUri": f"{root}/model/", **container}}
-    transformer = {**component, "containers": [{
-        "name": "kserve-container", "image": options.transformer_image,
-        # More than one worker breaks a KServe transformer: it scales by replicas.
-        "args": ["--model_name", options.model_name, "--predictor_protocol", "v1", "--workers", "1"],
-        "env": [{"name": "STORAGE_URI", "value": f"{root}/transformer/"}], **container}]}
-    return sign({"apiVersion": "serving.kserve.io/v1beta1", "kind": "InferenceService",
-                 "metadata": {"name": options.model_name, "namespace": options.namespace},
-                 "spec": {"predictor": predictor, "transformer": transformer}})
+    component = {
+        "labels": {VERSION_LABEL: version},
+        "annotations": {STORE_ANNOTATION: store},
+        "serviceAccountName": options.model_name,
+        "minReplicas": 1,
+        "volumes": [{"name": "tmp", "emptyDir": {}}],
+    }
+    predictor = {
+        **component,
+        "model": {
+            "modelFormat": {"name": "sklearn"},
+            "protocolVersion": "v1",
+            "storageUri": f"{root}/model/",
+            **container,
+        },
+    }
+    transformer = {
+        **component,
+        "containers": [
+            {
+                "name": "kserve-container",
+                "image": options.transformer_image,
+                # More than one worker breaks a KServe transformer: it scales by replicas.
+                "args": ["--model_name", options.model_name, "--predictor_protocol", "v1", "--workers", "1"],
+                "env": [{"name": "STORAGE_URI", "value": f"{root}/transformer/"}],
+                **container,
+            }
+        ],
+    }
+    return sign(
+        {
+            "apiVersion": "serving.kserve.io/v1beta1",
+            "kind": "InferenceService",
+            "metadata": {"name": options.model_name, "namespace": options.namespace},
+            "spec": {"predictor": predictor, "transformer": transformer},
+        }
+    )
 
 
 def sign(service):
@@ -540,10 +655,18 @@ def pin_transformer(service, revision):
 
 def dry_run(options, version):
     secret, account = credentials_manifests(options)
-    masked = ("# data, masked here; keys that the cluster has already stay as they are:\n"
-              "#   AWS_ACCESS_KEY_ID: '********'\n#   AWS_SECRET_ACCESS_KEY: '********'\n---\n")
-    print(dump(namespace_manifest(options)) + "---\n" + dump(secret) + masked
-          + dump(account, inference_service(options, version)), end="")
+    masked = (
+        "# data, masked here; keys that the cluster has already stay as they are:\n"
+        "#   AWS_ACCESS_KEY_ID: '********'\n#   AWS_SECRET_ACCESS_KEY: '********'\n---\n"
+    )
+    print(
+        dump(namespace_manifest(options))
+        + "---\n"
+        + dump(secret)
+        + masked
+        + dump(account, inference_service(options, version)),
+        end="",
+    )
 
 
 # --------------------------------------------------------------------------------------------------- the cluster
@@ -573,8 +696,10 @@ class View(NamedTuple):
         return self.status.get("components", {}).get(name, {})
 
     def condition(self, kind):
-        return next((found for found in self.status.get("conditions", []) if found["type"] == kind),
-                    {"type": kind, "status": "Unknown"})
+        return next(
+            (found for found in self.status.get("conditions", []) if found["type"] == kind),
+            {"type": kind, "status": "Unknown"},
+        )
 
     def traffic(self):
         """Share of the requests by version, in percent."""
@@ -624,13 +749,20 @@ class Cluster:
         line = (stderr.splitlines() or ["no message"])[-1]
         if "context" in line and "does not exist" in line:
             raise BadInput(f"{line.removeprefix('error: ')}: see kubectl config get-contexts")
-        if re.search(r"was refused|Unable to connect|no such host|i/o timeout|no route to host|deadline exceeded|"
-                     r"Client.Timeout|TLS handshake", stderr):
-            raise KubectlFailed(f"the cluster cannot be reached ({line}): is it up, and does KUBECONFIG or --context "
-                                "name the right one?", stderr)
+        if re.search(
+            r"was refused|Unable to connect|no such host|i/o timeout|no route to host|deadline exceeded|"
+            r"Client.Timeout|TLS handshake",
+            stderr,
+        ):
+            raise KubectlFailed(
+                f"the cluster cannot be reached ({line}): is it up, and does KUBECONFIG or --context "
+                "name the right one?",
+                stderr,
+            )
         if re.search(r"Unauthorized|must be logged in|Please enter Username", line):
-            raise KubectlFailed("the cluster does not accept your login: log in again, or choose another --context",
-                                stderr)
+            raise KubectlFailed(
+                "the cluster does not accept your login: log in again, or choose another --context", stderr
+            )
         if "being terminated" in line:
             raise KubectlFailed(self.terminating(), stderr)
         if "orbidden" in line:
@@ -651,8 +783,11 @@ class Cluster:
 
     def look(self):
         """A View: one call, so that its parts fit together."""
-        kinds = [kind for kind in ("inferenceservices.serving.kserve.io", "revisions.serving.knative.dev", "pods")
-                 if kind in self.kinds]
+        kinds = [
+            kind
+            for kind in ("inferenceservices.serving.kserve.io", "revisions.serving.knative.dev", "pods")
+            if kind in self.kinds
+        ]
         found = {"InferenceService": {}, "Revision": {}, "Pod": {}}
         for item in self.get(",".join(kinds))["items"]:
             if self.name in (item["metadata"]["name"], item["metadata"].get("labels", {}).get(SERVICE_LABEL)):
@@ -667,8 +802,10 @@ class Cluster:
         """Raise Failure unless the cluster answers and has KServe."""
         self.kinds = set(self.kubectl("api-resources", "-o", "name").split())
         if "inferenceservices.serving.kserve.io" not in self.kinds:
-            raise Failure("KServe is not installed in this cluster (no InferenceService kind): install it, or choose "
-                          "another --context")
+            raise Failure(
+                "KServe is not installed in this cluster (no InferenceService kind): install it, or choose "
+                "another --context"
+            )
 
     def rehearse(self, *manifests):
         """Let the server check the manifests, and whether one may apply them, where the namespace exists."""
@@ -688,15 +825,24 @@ class Cluster:
     def secret_keys(self):
         """(access key, secret key) that the service has, or None."""
         data = (self.get("secret", self.name) or {}).get("data", {})
-        keys = [base64.b64decode(data.get(name, "")).decode()
-                for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")]
+        keys = [
+            base64.b64decode(data.get(name, "")).decode() for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+        ]
         return tuple(keys) if all(keys) else None
 
     def set_canary(self, percent):
         """Give the newest revisions this share of the requests, or all with None."""
         patch = {"spec": {name: {"canaryTrafficPercent": percent} for name in COMPONENTS}}
-        self.kubectl("patch", "inferenceservice", self.name, "-n", self.namespace, "--type=merge",
-                     "--field-manager=deploy-service", f"--patch={json.dumps(patch)}")
+        self.kubectl(
+            "patch",
+            "inferenceservice",
+            self.name,
+            "-n",
+            self.namespace,
+            "--type=merge",
+            "--field-manager=deploy-service",
+            f"--patch={json.dumps(patch)}",
+        )
 
     def delete(self):
         for kind in ("inferenceservice", "serviceaccount", "secret"):
@@ -723,12 +869,16 @@ def deploy(options):
     store.create_bucket()
     store.upload(artefacts)
     keys = service_credentials(options, store, cluster)
-    cluster.apply(*([] if cluster.has_namespace else [namespace_manifest(options)]),
-                  *credentials_manifests(options, keys))
+    cluster.apply(
+        *([] if cluster.has_namespace else [namespace_manifest(options)]), *credentials_manifests(options, keys)
+    )
     view = roll_out(cluster, before, inference_service(options, version, keys[0]), options)
     if view is None:
-        return log.info("Not waiting: kubectl get inferenceservice %s -n %s tells when it is ready",
-                        options.model_name, options.namespace)
+        return log.info(
+            "Not waiting: kubectl get inferenceservice %s -n %s tells when it is ready",
+            options.model_name,
+            options.namespace,
+        )
     log.info("Traffic: %s", in_words(view.traffic()))
     # While a canary runs, nobody knows whose cluster numbers an answer holds.
     return ask(options, view, {} if options.canary else artefacts.about)
@@ -838,14 +988,15 @@ def reason(condition):
 
 
 def is_ready(pod):
-    return any(found["type"] == "Ready" and found["status"] == "True"
-               for found in pod.get("status", {}).get("conditions", []))
+    return any(
+        found["type"] == "Ready" and found["status"] == "True" for found in pod.get("status", {}).get("conditions", [])
+    )
 
 
 def is_stuck(view, spec, states):
     return any(state.startswith("failed") for state in states.values()) or any(
-        kind in STUCK for pod in our_pods(view, spec)
-        for _, kind, _ in troubles(pod))
+        kind in STUCK for pod in our_pods(view, spec) for _, kind, _ in troubles(pod)
+    )
 
 
 def wait_for_traffic(cluster, version, share, timeout):
@@ -854,22 +1005,21 @@ def wait_for_traffic(cluster, version, share, timeout):
         view = cluster.look()
         if view.traffic().get(version) == share and view.condition("Ready")["status"] == "True":
             return view
-    raise Failure(f"version {version} is ready, but does not get {share} % of the requests after {timeout} s: "
-                  f"{in_words(view.traffic())}; {unmet_conditions(view)}")
+    raise Failure(
+        f"version {version} is ready, but does not get {share} % of the requests after {timeout} s: "
+        f"{in_words(view.traffic())}; {unmet_conditions(view)}"
+    )
 
 
 # ---------------------------------------------------------------------------------------------- why it is not ready
 
 ADVICE = {
-    r"ImagePull|ErrImage|InvalidImageName|Failed to pull image|Unable to fetch image":
-        "the image cannot be had: check its name, push it, or load it into the cluster's nodes",
+    r"ImagePull|ErrImage|InvalidImageName|Failed to pull image|Unable to fetch image": "the image cannot be had: check its name, push it, or load it into the cluster's nodes",
     r"Insufficient (cpu|memory)": "no node has room: lower --cpu-request or --memory-request, or remove other services",
     r"OOMKilled": "it ran out of memory: raise --memory-limit",
     r"CreateContainerConfigError": "the image must name a numeric user other than root (USER 1000)",
-    r"403|Forbidden|InvalidAccessKeyId|SignatureDoesNotMatch|AccessDenied":
-        "the store refuses the service's keys: run this again to renew them",
-    r"EndpointConnectionError|Could not connect|Connection refused|Name or service not known":
-        "the store cannot be reached from the cluster: check --minio-endpoint-cluster",
+    r"403|Forbidden|InvalidAccessKeyId|SignatureDoesNotMatch|AccessDenied": "the store refuses the service's keys: run this again to renew them",
+    r"EndpointConnectionError|Could not connect|Connection refused|Name or service not known": "the store cannot be reached from the cluster: check --minio-endpoint-cluster",
     r"exceeded quota": "the namespace's quota is used up: lower the requests or raise the quota",
 }
 
@@ -893,8 +1043,12 @@ def our_pods(view, spec):
     """The pods of the version that is being deployed, not those that serve meanwhile."""
     wanted = {signature(spec[name]) for name in COMPONENTS}
     newest = {view.component(name).get("latestCreatedRevision") for name in COMPONENTS}
-    return [pod for pod in view.pods if signature(pod) in wanted
-            and (not view.on_knative or pod["metadata"]["labels"].get("serving.knative.dev/revision") in newest)]
+    return [
+        pod
+        for pod in view.pods
+        if signature(pod) in wanted
+        and (not view.on_knative or pod["metadata"]["labels"].get("serving.knative.dev/revision") in newest)
+    ]
 
 
 def troubles(pod):
@@ -931,8 +1085,11 @@ def warnings(cluster, name):
 
 
 def unmet_conditions(view):
-    unmet = [f"{found['type']}: {reason(found)}" for found in view.status.get("conditions", [])
-             if found["status"] != "True" and found["type"] not in ("Ready", "Stopped")]
+    unmet = [
+        f"{found['type']}: {reason(found)}"
+        for found in view.status.get("conditions", [])
+        if found["status"] != "True" and found["type"] not in ("Ready", "Stopped")
+    ]
     return "; ".join(unmet) or "KServe says nothing about it; is its controller running?"
 
 
@@ -941,8 +1098,9 @@ def unmet_conditions(view):
 
 def ask(options, view, about):
     """Have one document clustered through the ingress, and print how to do it again."""
-    clusters = {cluster["cluster"]: " ".join(term for term, _ in cluster["terms"][:10])
-                for cluster in about.get("clusters", [])}
+    clusters = {
+        cluster["cluster"]: " ".join(term for term, _ in cluster["terms"][:10]) for cluster in about.get("clusters", [])
+    }
     body = json.dumps({"instances": [[next(iter(clusters.values()), "The team won the game")]]})
     host = view.status["url"].split("://")[1]
     url = f"{options.ingress.rstrip('/')}/v1/models/{options.model_name}:predict"
@@ -957,8 +1115,10 @@ def ask(options, view, about):
         if response.status not in (404, 502, 503, 504):
             break
     else:
-        raise Failure(f"{options.model_name} is ready, but {url} with Host {host} does not answer ({problem}): "
-                      "give the ingress gateway's address with --ingress")
+        raise Failure(
+            f"{options.model_name} is ready, but {url} with Host {host} does not answer ({problem}): "
+            "give the ingress gateway's address with --ingress"
+        )
     try:
         numbers = json.loads(response.data)["predictions"]
     except (ValueError, KeyError, TypeError):
@@ -977,8 +1137,10 @@ def deployed(cluster):
     cluster.check()
     view = cluster.look()
     if not view.traffic():
-        raise BadInput(f"there is no inference service {cluster.name} in namespace {cluster.namespace}: "
-                       "check --model-name and --namespace, or deploy it first")
+        raise BadInput(
+            f"there is no inference service {cluster.name} in namespace {cluster.namespace}: "
+            "check --model-name and --namespace, or deploy it first"
+        )
     return view
 
 
@@ -1003,25 +1165,34 @@ def roll_back(options):
     cluster = Cluster(options)
     view = deployed(cluster)
     if not view.on_knative:
-        raise BadInput(f"{cluster.name} runs in KServe's Standard mode, which keeps no previous version: "
-                       "deploy the earlier files again")
+        raise BadInput(
+            f"{cluster.name} runs in KServe's Standard mode, which keeps no previous version: "
+            "deploy the earlier files again"
+        )
     status = view.component("transformer")
     newest = status["latestCreatedRevision"]
-    if view.canary is None and newest == status.get("latestRolledoutRevision") and not status.get(
-            "previousRolledoutRevision"):
+    if (
+        view.canary is None
+        and newest == status.get("latestRolledoutRevision")
+        and not status.get("previousRolledoutRevision")
+    ):
         raise BadInput(f"{cluster.name} has had one version only: there is nothing to return to")
     if view.canary == 0:
         log.info("Rolled back already")
     cluster.set_canary(0)
     for _ in poll(options.timeout):
         view = cluster.look()
-        served = [target["revisionName"] for target in view.component("transformer").get("traffic", [])
-                  if target.get("percent")]
+        served = [
+            target["revisionName"]
+            for target in view.component("transformer").get("traffic", [])
+            if target.get("percent")
+        ]
         if served and newest not in served:
             break
     else:
-        raise Failure(f"the requests still go to {in_words(view.traffic())} after {options.timeout} s: "
-                      f"{unmet_conditions(view)}")
+        raise Failure(
+            f"the requests still go to {in_words(view.traffic())} after {options.timeout} s: {unmet_conditions(view)}"
+        )
     log.info("Traffic: %s", in_words(view.traffic()))
     ask(options, view, {})
 
@@ -1039,8 +1210,10 @@ def list_versions(options):
     for record in records:
         dates = [(record.get(name) or "-")[:16].replace("T", " ") for name in ("created", "uploaded")]
         metrics = record.get("metrics") or {}
-        figures = [f"{metrics[name]:.3f}" if isinstance(metrics.get(name), (int, float)) else "-"
-                   for name in ("v_measure", "adjusted_rand_index", "silhouette")]
+        figures = [
+            f"{metrics[name]:.3f}" if isinstance(metrics.get(name), (int, float)) else "-"
+            for name in ("v_measure", "adjusted_rand_index", "silhouette")
+        ]
         share = shares.get(record["version"])
         print(row.format(record["version"], *dates, *figures, f"{share} %" if share else "-"))
 

@@ -153,7 +153,7 @@ def label_places(positions: np.ndarray, assigned: np.ndarray, clusters: int) -> 
 def choose_styles(places: np.ndarray) -> list[dict]:
     """A colour and a marker per cluster, such that clusters of one colour are far from each other on the map."""
     styles = []
-    for number, place in enumerate(places):
+    for place in places:
         distances = dict.fromkeys(COLOURS, np.inf)
         for other, style in enumerate(styles):
             distance = np.nan_to_num(np.linalg.norm(place - places[other]), nan=np.inf)

@@ -35,7 +35,7 @@ import tempfile
 import threading
 import time
 import warnings
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -518,7 +518,9 @@ def timed(what: str):
 def train(arguments: argparse.Namespace):
     """Load, fit, report, save."""
     if arguments.report:
-        from report import make_report  # here, for a run without report needs no Bokeh, and first, in case it is missing
+        from report import (
+            make_report,
+        )  # here, for a run without report needs no Bokeh, and first, in case it is missing
 
     with timed(f"Loading {arguments.dataset}"):
         corpus = load_corpus(arguments.dataset, arguments.data_home)
@@ -535,7 +537,9 @@ def train(arguments: argparse.Namespace):
     log.info("%d terms", weights.shape[1])
     dimensions = min(arguments.lsa, min(weights.shape) - 1)
     if dimensions < arguments.lsa:
-        log.warning("%d documents with %d terms have no %d dimensions: using %d", *weights.shape, arguments.lsa, dimensions)
+        log.warning(
+            "%d documents with %d terms have no %d dimensions: using %d", *weights.shape, arguments.lsa, dimensions
+        )
     # One thread: more would save a few seconds on an idle machine and cost minutes on a busy one, where they wait for
     # each other; and the order of their sums would make the clusters depend on the number of cores.
     with threadpool_limits(1), timed(f"Fitting LSA and k-means with {arguments.clusters} clusters"):
@@ -548,7 +552,7 @@ def train(arguments: argparse.Namespace):
     log_report(scores, clusters)
 
     summary = {
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "dataset": {"name": corpus.name, "documents": len(corpus.documents), "labels": labels},
         "settings": {
             "clusters": arguments.clusters,

@@ -19,7 +19,10 @@ find_python() {
   return 1
 }
 
-[ $# -gt 0 ] || { echo "usage: venv.sh REQUIREMENTS.txt ..." >&2; exit 2; }
+[ $# -gt 0 ] || {
+  echo "usage: venv.sh REQUIREMENTS.txt ..." >&2
+  exit 2
+}
 
 wanted=$(cat "$@" | cksum)
 if [ -x "$venv/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then

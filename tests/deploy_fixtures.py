@@ -41,8 +41,11 @@ sys.path.insert(0, str(SCRIPT.parent))
 import deploy_service  # noqa: E402
 
 IMAGE = "docker.io/mlops-poc/sklearn-transformer:test"
-TOPICS = ["game team hockey season player goal score", "space orbit nasa launch moon rocket satellite",
-          "key encryption chip secure clipper cipher privacy"]
+TOPICS = [
+    "game team hockey season player goal score",
+    "space orbit nasa launch moon rocket satellite",
+    "key encryption chip secure clipper cipher privacy",
+]
 
 
 # --- Artefacts --------------------------------------------------------------------------------
@@ -51,22 +54,38 @@ TOPICS = ["game team hockey season player goal score", "space orbit nasa launch 
 def train(directory, seed=0):
     """The three files of a training run on three plain topics; the seed makes the version."""
     directory.mkdir(parents=True)
-    documents = [" ".join(topic.split()[i % 7:] + topic.split()[:3]) for topic in TOPICS for i in range(9)]
+    documents = [" ".join(topic.split()[i % 7 :] + topic.split()[:3]) for topic in TOPICS for i in range(9)]
     transformer = make_pipeline(TfidfVectorizer(), TruncatedSVD(4, random_state=seed), Normalizer(copy=False))
     model = KMeans(3, n_init=3, random_state=seed)
     labels = model.fit_predict(transformer.fit_transform(documents))
     joblib.dump(model, directory / "model.joblib")
     joblib.dump(transformer, directory / "transformer.joblib")
     topics = {int(label): TOPICS[position // 9] for position, label in enumerate(labels)}
-    (directory / "clusters.json").write_text(json.dumps({
-        "created": f"2026-11-24T02:30:0{seed}+00:00",
-        "dataset": {"name": "topics", "documents": len(documents)}, "settings": {"seed": seed},
-        "metrics": {"v_measure": 1.0, "adjusted_rand_index": 0.9, "silhouette": 0.25},
-        "versions": {"scikit-learn": sklearn.__version__},
-        "sha256": {name: hashlib.sha256((directory / name).read_bytes()).hexdigest()
-                   for name in ("model.joblib", "transformer.joblib")},
-        "clusters": [{"cluster": number, "size": 9, "terms": [[term, 0.3] for term in topics[number].split()],
-                      "titles": [], "centroid": model.cluster_centers_[number].tolist()} for number in range(3)]}))
+    (directory / "clusters.json").write_text(
+        json.dumps(
+            {
+                "created": f"2026-11-24T02:30:0{seed}+00:00",
+                "dataset": {"name": "topics", "documents": len(documents)},
+                "settings": {"seed": seed},
+                "metrics": {"v_measure": 1.0, "adjusted_rand_index": 0.9, "silhouette": 0.25},
+                "versions": {"scikit-learn": sklearn.__version__},
+                "sha256": {
+                    name: hashlib.sha256((directory / name).read_bytes()).hexdigest()
+                    for name in ("model.joblib", "transformer.joblib")
+                },
+                "clusters": [
+                    {
+                        "cluster": number,
+                        "size": 9,
+                        "terms": [[term, 0.3] for term in topics[number].split()],
+                        "titles": [],
+                        "centroid": model.cluster_centers_[number].tolist(),
+                    }
+                    for number in range(3)
+                ],
+            }
+        )
+    )
     return directory
 
 
@@ -96,20 +115,47 @@ def wait_for(url, process):
 @contextlib.contextmanager
 def run_weed(directory, ports=None):
     """SeaweedFS: an S3 server with one user, and without MinIO's admin API. Give a restart its old ports."""
-    ports = ports or {f"{name}.port{kind}": free_port() for name in ("s3", "master", "volume", "filer")
-                      for kind in ("", ".grpc")}
+    ports = ports or {
+        f"{name}.port{kind}": free_port() for name in ("s3", "master", "volume", "filer") for kind in ("", ".grpc")
+    }
     users = directory / "s3.json"
-    users.write_text(json.dumps({"identities": [
-        {"name": "me", "credentials": [{"accessKey": "weedkey", "secretKey": "weedsecret"}],
-         "actions": ["Admin", "Read", "Write", "List", "Tagging"]},
-        {"name": "guest", "credentials": [{"accessKey": "guestkey", "secretKey": "guestsecret"}],
-         "actions": ["Read:nothing"]}]}))
+    users.write_text(
+        json.dumps(
+            {
+                "identities": [
+                    {
+                        "name": "me",
+                        "credentials": [{"accessKey": "weedkey", "secretKey": "weedsecret"}],
+                        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+                    },
+                    {
+                        "name": "guest",
+                        "credentials": [{"accessKey": "guestkey", "secretKey": "guestsecret"}],
+                        "actions": ["Read:nothing"],
+                    },
+                ]
+            }
+        )
+    )
     process = subprocess.Popen(
-        [Path(sys.executable).with_name("weed"), "server", "-master.telemetry=false", f"-dir={directory}",
-         "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", f"-s3.config={users}",
-         "-master.volumeSizeLimitMB=64", "-volume.max=2000", "-s3.port.iceberg=0", "-s3.port.lance=0",
-         *(f"-{name}={port}" for name, port in ports.items())],
-        stdout=(directory / "weed.log").open("w"), stderr=subprocess.STDOUT)
+        [
+            Path(sys.executable).with_name("weed"),
+            "server",
+            "-master.telemetry=false",
+            f"-dir={directory}",
+            "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1",
+            "-s3",
+            f"-s3.config={users}",
+            "-master.volumeSizeLimitMB=64",
+            "-volume.max=2000",
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+            *(f"-{name}={port}" for name, port in ports.items()),
+        ],
+        stdout=(directory / "weed.log").open("w"),
+        stderr=subprocess.STDOUT,
+    )
     url = f"http://127.0.0.1:{ports['s3.port']}"
     try:
         wait_for(f"{url}/healthz", process)
@@ -124,9 +170,10 @@ def run_minio(directory, binary):
     port = free_port()
     process = subprocess.Popen(
         [binary, "server", str(directory), "--address", f"127.0.0.1:{port}"],
-        env={**os.environ, "MINIO_ROOT_USER": "minio", "MINIO_ROOT_PASSWORD": "minio123",
-             "MINIO_BROWSER": "off"},
-        stdout=(directory.parent / "minio.log").open("w"), stderr=subprocess.STDOUT)
+        env={**os.environ, "MINIO_ROOT_USER": "minio", "MINIO_ROOT_PASSWORD": "minio123", "MINIO_BROWSER": "off"},
+        stdout=(directory.parent / "minio.log").open("w"),
+        stderr=subprocess.STDOUT,
+    )
     url = f"http://127.0.0.1:{port}"
     try:
         wait_for(f"{url}/minio/health/live", process)
@@ -158,8 +205,13 @@ def store(weed_store):
 
 
 def bucket_in(server):
-    client = boto3.client("s3", endpoint_url=server.url, region_name="us-east-1",
-                          aws_access_key_id=server.keys[0], aws_secret_access_key=server.keys[1])
+    client = boto3.client(
+        "s3",
+        endpoint_url=server.url,
+        region_name="us-east-1",
+        aws_access_key_id=server.keys[0],
+        aws_secret_access_key=server.keys[1],
+    )
     bucket = f"bucket-{uuid.uuid4().hex[:8]}"
 
     def keys():
@@ -167,6 +219,7 @@ def bucket_in(server):
             return [item["Key"] for item in client.list_objects_v2(Bucket=place.bucket).get("Contents", [])]
         except client.exceptions.NoSuchBucket:
             return []
+
     place = SimpleNamespace(server=server, url=server.url, keys=server.keys, bucket=bucket, s3=client, list=keys)
     return place
 
@@ -184,15 +237,18 @@ def cluster(tmp_path):
         config = Path(real) if real else api.kubeconfig(tmp_path / "kubeconfig")
 
         def kubectl(*args, stdin=None, fails=False):
-            done = subprocess.run(["kubectl", *args, f"--kubeconfig={config}"], input=stdin,
-                                  capture_output=True, text=True)
+            done = subprocess.run(
+                ["kubectl", *args, f"--kubeconfig={config}"], input=stdin, capture_output=True, text=True
+            )
             assert fails or done.returncode == 0, done.stderr
             return done.stdout
 
         def get(*what):
             return json.loads(kubectl("get", *what, "-n", namespace, "-o", "json"))
-        yield SimpleNamespace(api=api, kubeconfig=config, namespace=namespace, kubectl=kubectl, get=get,
-                              logs=api.logs if api else None)
+
+        yield SimpleNamespace(
+            api=api, kubeconfig=config, namespace=namespace, kubectl=kubectl, get=get, logs=api.logs if api else None
+        )
         kubectl("delete", "namespace", namespace, "--ignore-not-found", "--wait=false")
 
 
@@ -227,16 +283,23 @@ def deploy(cluster, store, training_runs, tmp_path, monkeypatch):
 
     def run(training_run=0, *flags, store=store, ingress="http://127.0.0.1:9", timeout=60, **environment):
         directory = training_run if isinstance(training_run, Path) else training_runs[training_run]
-        environment = {"AWS_ACCESS_KEY_ID": store.keys[0], "AWS_SECRET_ACCESS_KEY": store.keys[1],
-                       "KUBECONFIG": str(cluster.kubeconfig), "HOME": str(tmp_path), **environment}
+        environment = {
+            "AWS_ACCESS_KEY_ID": store.keys[0],
+            "AWS_SECRET_ACCESS_KEY": store.keys[1],
+            "KUBECONFIG": str(cluster.kubeconfig),
+            "HOME": str(tmp_path),
+            **environment,
+        }
         out, err, handler = io.StringIO(), io.StringIO(), signal.getsignal(signal.SIGINT)
         with monkeypatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
             for name, value in environment.items():
                 patch.delenv(name, raising=False) if value is None else patch.setenv(name, value)
-            code = deploy_service.main([
-                *command_line(directory, cluster, store), "--ingress", ingress, "--timeout", str(timeout), *flags])
+            code = deploy_service.main(
+                [*command_line(directory, cluster, store), "--ingress", ingress, "--timeout", str(timeout), *flags]
+            )
             signal.signal(signal.SIGINT, handler)
         return SimpleNamespace(code=code, out=out.getvalue(), err=err.getvalue())
+
     yield run
     logging.getLogger().handlers.clear()
 
@@ -245,10 +308,18 @@ def deploy(cluster, store, training_runs, tmp_path, monkeypatch):
 def deploy_process(directory, cluster, store):
     """The script as a process of its own, standard error as a pipe."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    environment |= {"KUBECONFIG": str(cluster.kubeconfig), "AWS_ACCESS_KEY_ID": store.keys[0],
-                    "AWS_SECRET_ACCESS_KEY": store.keys[1]}
-    process = subprocess.Popen([sys.executable, SCRIPT, *command_line(directory, cluster, store)], env=environment,
-                               stderr=subprocess.PIPE, text=True, start_new_session=True)
+    environment |= {
+        "KUBECONFIG": str(cluster.kubeconfig),
+        "AWS_ACCESS_KEY_ID": store.keys[0],
+        "AWS_SECRET_ACCESS_KEY": store.keys[1],
+    }
+    process = subprocess.Popen(
+        [sys.executable, SCRIPT, *command_line(directory, cluster, store)],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     try:
         yield process
     finally:
@@ -258,7 +329,19 @@ def deploy_process(directory, cluster, store):
 
 
 def command_line(directory, cluster, store):
-    return ["--model-path", str(directory / "model.joblib"),
-            "--transformer-path", str(directory / "transformer.joblib"), "--transformer-image", IMAGE,
-            "--namespace", cluster.namespace, "--bucket", store.bucket, "--minio-endpoint", store.url,
-            "--minio-endpoint-cluster", store.url.split("//")[1]]
+    return [
+        "--model-path",
+        str(directory / "model.joblib"),
+        "--transformer-path",
+        str(directory / "transformer.joblib"),
+        "--transformer-image",
+        IMAGE,
+        "--namespace",
+        cluster.namespace,
+        "--bucket",
+        store.bucket,
+        "--minio-endpoint",
+        store.url,
+        "--minio-endpoint-cluster",
+        store.url.split("//")[1],
+    ]

@@ -6,6 +6,6 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-scripts/venv.sh scripts/requirements-image.txt scripts/requirements.txt tests/requirements.txt
+tests/venv.sh
 [ $# -gt 0 ] || set -- tests
 exec scripts/.venv/bin/python -m pytest -ra --numprocesses 2 --dist loadfile "$@"

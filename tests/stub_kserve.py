@@ -9,6 +9,7 @@ and the transformer of this repository.
 """
 
 import base64
+import contextlib
 import copy
 import http.client
 import json
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import threading
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -57,8 +58,7 @@ class Pod:
 class StubKServe:
     """Runs until its `with` block ends. `ingress` is the URL of the ingress gateway."""
 
-    def __init__(self, kubeconfig, work, images=(), cpus=4.0, download=False, serve=False, logs=None,
-                 mode="Knative"):
+    def __init__(self, kubeconfig, work, images=(), cpus=4.0, download=False, serve=False, logs=None, mode="Knative"):
         client = kubernetes.config.new_client_from_config(str(kubeconfig))
         self.core = kubernetes.client.CoreV1Api(client)
         self.custom = kubernetes.client.CustomObjectsApi(client)
@@ -107,7 +107,7 @@ class StubKServe:
                 going = error.status in (404, 409) or "being terminated" in str(error.body)
                 if not going:  # gone or changed meanwhile: next round
                     self.broken = error
-            except Exception as error:  # noqa: BLE001 - shown by the test that waits for it
+            except Exception as error:
                 self.broken = error
 
     def reconcile(self, service):
@@ -124,27 +124,54 @@ class StubKServe:
         self.route(service, status, f"{name}.{namespace}.example.com")
         if status != before:
             self.custom.patch_namespaced_custom_object_status(
-                *ISVC, namespace, "inferenceservices", name, {"status": status})
+                *ISVC, namespace, "inferenceservices", name, {"status": status}
+            )
 
     def revise(self, namespace, name, component, template):
         """Make a revision of a new template. Returns the revisions' pods, oldest first."""
         pods = self.pods.setdefault((namespace, name, component), [])
         if not pods or pods[-1].template != template:
             pod = Pod(namespace, f"{name}-{component}-{len(pods) + 1:05d}", component, template)
-            annotations = {**template.get("annotations", {}),
-                           "internal.serving.kserve.io/storage-initializer-sourceuri": pod.source}
-            meta = {"name": pod.name, "annotations": annotations, "labels": {
-                **template.get("labels", {}), "component": component,
-                "serving.kserve.io/inferenceservice": name, "serving.knative.dev/revision": pod.name}}
+            annotations = {
+                **template.get("annotations", {}),
+                "internal.serving.kserve.io/storage-initializer-sourceuri": pod.source,
+            }
+            meta = {
+                "name": pod.name,
+                "annotations": annotations,
+                "labels": {
+                    **template.get("labels", {}),
+                    "component": component,
+                    "serving.kserve.io/inferenceservice": name,
+                    "serving.knative.dev/revision": pod.name,
+                },
+            }
             container = {"name": "kserve-container", "image": pod.container.get("image", "sklearnserver")}
             if self.mode == "Knative":
-                self.custom.create_namespaced_custom_object(*REVISION, namespace, "revisions", {
-                    "apiVersion": "/".join(REVISION), "kind": "Revision", "metadata": meta,
-                    "spec": {"containers": [container]}})
-            self.core.create_namespaced_pod(namespace, {
-                "apiVersion": "v1", "kind": "Pod", "metadata": {**meta, "name": f"{pod.name}-deployment"},
-                "spec": {"nodeName": NODE, "containers": [container],
-                         "initContainers": [{"name": "storage-initializer", "image": "storage-initializer"}]}})
+                self.custom.create_namespaced_custom_object(
+                    *REVISION,
+                    namespace,
+                    "revisions",
+                    {
+                        "apiVersion": "/".join(REVISION),
+                        "kind": "Revision",
+                        "metadata": meta,
+                        "spec": {"containers": [container]},
+                    },
+                )
+            self.core.create_namespaced_pod(
+                namespace,
+                {
+                    "apiVersion": "v1",
+                    "kind": "Pod",
+                    "metadata": {**meta, "name": f"{pod.name}-deployment"},
+                    "spec": {
+                        "nodeName": NODE,
+                        "containers": [container],
+                        "initContainers": [{"name": "storage-initializer", "image": "storage-initializer"}],
+                    },
+                },
+            )
             pods.append(pod)
             threading.Thread(target=self.start, args=(pod,), daemon=True).start()
         return pods
@@ -161,9 +188,10 @@ class StubKServe:
             status["url"] = f"http://{host}"
             self.routed[host] = (service["metadata"]["namespace"], service["metadata"]["name"])
         set_condition(status, "IngressReady", ready, reason)
-        overall = min((item["status"] for item in status["conditions"]
-                       if item["type"] in ("PredictorReady", "IngressReady")),
-                      key=["False", "Unknown", "True"].index)
+        overall = min(
+            (item["status"] for item in status["conditions"] if item["type"] in ("PredictorReady", "IngressReady")),
+            key=["False", "Unknown", "True"].index,
+        )
         set_condition(status, "Ready", overall, "")
 
     def remove_others(self, services):
@@ -173,13 +201,14 @@ class StubKServe:
                 stop(pod)
                 for remove in (
                     lambda: self.custom.delete_namespaced_custom_object(
-                        *REVISION, pod.namespace, "revisions", pod.name),
+                        *REVISION, pod.namespace, "revisions", pod.name
+                    ),
                     lambda: self.core.delete_namespaced_pod(
-                        f"{pod.name}-deployment", pod.namespace, grace_period_seconds=0)):
-                    try:
+                        f"{pod.name}-deployment", pod.namespace, grace_period_seconds=0
+                    ),
+                ):
+                    with contextlib.suppress(kubernetes.client.ApiException):
                         remove()
-                    except kubernetes.client.ApiException:
-                        pass
         self.routed = {host: key for host, key in self.routed.items() if key in there}
 
     # --- The kubelet --------------------------------------------------------------------------
@@ -189,15 +218,12 @@ class StubKServe:
             self.run_pod(pod)
         except RuntimeError as error:
             pod.failure = error.args
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             self.broken = error
         if self.stopping.is_set():
             return
-        try:
-            self.core.patch_namespaced_pod_status(
-                f"{pod.name}-deployment", pod.namespace, {"status": pod_status(pod)})
-        except kubernetes.client.ApiException:
-            pass  # deleted meanwhile
+        with contextlib.suppress(kubernetes.client.ApiException):  # deleted meanwhile
+            self.core.patch_namespaced_pod_status(f"{pod.name}-deployment", pod.namespace, {"status": pod_status(pod)})
         for container, text in pod.logs.items():
             self.logs[(pod.namespace, f"{pod.name}-deployment", container)] = text
         pod.ready = pod.failure is None
@@ -209,54 +235,64 @@ class StubKServe:
             raise RuntimeError(None, "Unschedulable", "0/1 nodes are available: 1 Insufficient cpu.")
         image = pod.container.get("image")
         if image and image not in self.images:
-            raise RuntimeError("kserve-container", "ImagePullBackOff",
-                               f'Back-off pulling image "{image}": ErrImagePull: not found')
+            raise RuntimeError(
+                "kserve-container", "ImagePullBackOff", f'Back-off pulling image "{image}": ErrImagePull: not found'
+            )
         models = self.work / pod.namespace / pod.name
-        initializer = subprocess.run(
-            [sys.executable, "-c", INITIALIZER, pod.source, str(models)], capture_output=True, text=True,
-            env={**os.environ, **self.environment(pod), "PYTHONWARNINGS": "ignore"}) if self.download else None
+        initializer = (
+            subprocess.run(
+                [sys.executable, "-c", INITIALIZER, pod.source, str(models)],
+                capture_output=True,
+                text=True,
+                env={**os.environ, **self.environment(pod), "PYTHONWARNINGS": "ignore"},
+            )
+            if self.download
+            else None
+        )
         if initializer:
             pod.logs["storage-initializer"] = initializer.stdout + initializer.stderr
             if initializer.returncode:
-                raise RuntimeError("storage-initializer", "CrashLoopBackOff",
-                                   "back-off 10s restarting failed container")
+                raise RuntimeError(
+                    "storage-initializer", "CrashLoopBackOff", "back-off 10s restarting failed container"
+                )
         if self.serving:
             self.serve(pod, models)
 
     def environment(self, pod):
         """What KServe's webhook gives the storage initializer."""
-        account = self.core.read_namespaced_service_account(
-            pod.template["serviceAccountName"], pod.namespace)
+        account = self.core.read_namespaced_service_account(pod.template["serviceAccountName"], pod.namespace)
         secret = self.core.read_namespaced_secret(account.secrets[0].name, pod.namespace)
         get = secret.metadata.annotations.get
         scheme = "https" if get("serving.kserve.io/s3-usehttps", "1") != "0" else "http"
         endpoint = get("serving.kserve.io/s3-endpoint")
-        return {**{key: base64.b64decode(value).decode() for key, value in secret.data.items()},
-                "S3_ENDPOINT": endpoint, "AWS_ENDPOINT_URL": f"{scheme}://{endpoint}",
-                "S3_USE_HTTPS": get("serving.kserve.io/s3-usehttps", "1"),
-                "AWS_DEFAULT_REGION": get("serving.kserve.io/s3-region"),
-                "awsAnonymousCredential": get("serving.kserve.io/s3-useanoncredential")}
+        return {
+            **{key: base64.b64decode(value).decode() for key, value in secret.data.items()},
+            "S3_ENDPOINT": endpoint,
+            "AWS_ENDPOINT_URL": f"{scheme}://{endpoint}",
+            "S3_USE_HTTPS": get("serving.kserve.io/s3-usehttps", "1"),
+            "AWS_DEFAULT_REGION": get("serving.kserve.io/s3-region"),
+            "awsAnonymousCredential": get("serving.kserve.io/s3-useanoncredential"),
+        }
 
     def serve(self, pod, models):
         pod.port = free_port()
         if pod.component == "predictor":
-            command = [HERE / "sklearn_predictor.py", "--model_name", pod.name.rsplit("-", 2)[0],
-                       "--model_dir", models]
+            command = [HERE / "sklearn_predictor.py", "--model_name", pod.name.rsplit("-", 2)[0], "--model_dir", models]
         else:
             args = [self.resolve(argument) for argument in pod.container["args"]]
-            command = [HERE.parent / "transformer.py", *args,
-                       "--transformer-path", models / "transformer.joblib"]
+            command = [HERE.parent / "transformer.py", *args, "--transformer-path", models / "transformer.joblib"]
         log = (self.work / f"{pod.name}.log").open("w+")
         pod.process = subprocess.Popen(
             [sys.executable, *map(str, command), "--http_port", str(pod.port), "--enable_grpc", "false"],
-            stdout=log, stderr=subprocess.STDOUT)
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
         deadline = time.monotonic() + 120
         while not answers(pod.port):
             if pod.process.poll() is not None or time.monotonic() > deadline or self.stopping.is_set():
                 log.seek(0)
                 pod.logs["kserve-container"] = log.read()
-                raise RuntimeError("kserve-container", "CrashLoopBackOff",
-                                   "back-off 10s restarting failed container")
+                raise RuntimeError("kserve-container", "CrashLoopBackOff", "back-off 10s restarting failed container")
             time.sleep(0.1)
 
     def resolve(self, argument):
@@ -264,8 +300,7 @@ class StubKServe:
         found = re.fullmatch(r"([-a-z0-9]+)\.([-a-z0-9]+)\.svc\.cluster\.local", argument)
         if not found:
             return argument
-        pod = next(pod for pods in self.pods.values() for pod in pods
-                   if (pod.name, pod.namespace) == found.groups())
+        pod = next(pod for pods in self.pods.values() for pod in pods if (pod.name, pod.namespace) == found.groups())
         while pod.port is None and pod.failure is None:
             time.sleep(0.05)
         return f"127.0.0.1:{pod.port}"
@@ -275,11 +310,9 @@ class StubKServe:
         namespace, name = self.routed[host]
         if self.mode == "Standard":
             return self.pods[namespace, name, "transformer"][-1]
-        status = self.custom.get_namespaced_custom_object(
-            *ISVC, namespace, "inferenceservices", name)["status"]
+        status = self.custom.get_namespaced_custom_object(*ISVC, namespace, "inferenceservices", name)["status"]
         targets = status["components"]["transformer"]["traffic"]
-        chosen = random.choices([item["revisionName"] for item in targets],
-                                [item["percent"] for item in targets])[0]
+        chosen = random.choices([item["revisionName"] for item in targets], [item["percent"] for item in targets])[0]
         return next(pod for pod in self.pods[namespace, name, "transformer"] if pod.name == chosen)
 
 
@@ -293,8 +326,9 @@ def propagate(status, component, pods, percent, mode):
     if percent is not None and rolled_out:
         targets[0]["percent"] = percent
         if percent < 100:
-            targets.append({"revisionName": rolled_out, "latestRevision": False,
-                            "percent": 100 - percent, "tag": "prev"})
+            targets.append(
+                {"revisionName": rolled_out, "latestRevision": False, "percent": 100 - percent, "tag": "prev"}
+            )
     found["latestCreatedRevision"] = created
     if newest_ready and mode == "Knative":
         if rolled_out != newest_ready:
@@ -302,24 +336,37 @@ def propagate(status, component, pods, percent, mode):
                 if rolled_out:
                     found["previousRolledoutRevision"] = rolled_out
                 found["latestRolledoutRevision"] = newest_ready
-        elif newest_ready == created and targets[0]["percent"] < 100:
-            if found.get("previousRolledoutRevision"):
-                found["latestRolledoutRevision"] = found["previousRolledoutRevision"]
+        elif newest_ready == created and targets[0]["percent"] < 100 and found.get("previousRolledoutRevision"):
+            found["latestRolledoutRevision"] = found["previousRolledoutRevision"]
         found["latestReadyRevision"] = newest_ready
         found["traffic"] = targets
     if newest_ready == created:
         set_condition(status, f"{component.capitalize()}Ready", "True", "")
     elif pods[-1].failure:
-        set_condition(status, f"{component.capitalize()}Ready", "False", "RevisionFailed",
-                      f'Revision "{created}" failed with message: {pods[-1].failure[2]}.')
+        set_condition(
+            status,
+            f"{component.capitalize()}Ready",
+            "False",
+            "RevisionFailed",
+            f'Revision "{created}" failed with message: {pods[-1].failure[2]}.',
+        )
     else:
-        set_condition(status, f"{component.capitalize()}Ready", "Unknown", "",
-                      f'Configuration "{created[:-6]}" is waiting for a Revision to become ready.')
+        set_condition(
+            status,
+            f"{component.capitalize()}Ready",
+            "Unknown",
+            "",
+            f'Configuration "{created[:-6]}" is waiting for a Revision to become ready.',
+        )
 
 
 def set_condition(status, kind, value, reason, message=""):
-    new = {"type": kind, "status": value, **({"reason": reason} if reason else {}),
-           **({"message": message} if message else {})}
+    new = {
+        "type": kind,
+        "status": value,
+        **({"reason": reason} if reason else {}),
+        **({"message": message} if message else {}),
+    }
     conditions = status.setdefault("conditions", [])
     for index, old in enumerate(conditions):
         if old["type"] == kind:
@@ -335,12 +382,21 @@ def pod_status(pod):
     if pod.failure:
         container, reason, message = pod.failure
         if container is None:
-            status["conditions"].append({"type": "PodScheduled", "status": "False",
-                                         "reason": reason, "message": message})
+            status["conditions"].append(
+                {"type": "PodScheduled", "status": "False", "reason": reason, "message": message}
+            )
         else:
             kind = "initContainerStatuses" if container == "storage-initializer" else "containerStatuses"
-            status[kind] = [{"name": container, "ready": False, "restartCount": 2, "image": "", "imageID": "",
-                             "state": {"waiting": {"reason": reason, "message": message}}}]
+            status[kind] = [
+                {
+                    "name": container,
+                    "ready": False,
+                    "restartCount": 2,
+                    "image": "",
+                    "imageID": "",
+                    "state": {"waiting": {"reason": reason, "message": message}},
+                }
+            ]
     return status
 
 
@@ -351,7 +407,7 @@ def stop(pod):
 
 
 def now():
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def free_port():

@@ -12,7 +12,7 @@ import json
 import re
 import threading
 import uuid
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
@@ -36,8 +36,7 @@ class StubKubernetes:
     """The server and its objects. `with StubKubernetes() as api: api.kubeconfig(...)`."""
 
     def __init__(self, port=0, kserve=True):
-        self.kinds = {plural: kind for plural, kind in KINDS.items()
-                      if kserve or not kind[0].startswith("serving.")}
+        self.kinds = {plural: kind for plural, kind in KINDS.items() if kserve or not kind[0].startswith("serving.")}
         self.objects = {}  # (plural, namespace, name) -> object
         self.applied = {}  # (plural, namespace, name, manager) -> what the manager applied last
         self.logs = {}  # (namespace, pod, container) -> text
@@ -73,8 +72,9 @@ class StubKubernetes:
             if namespaced:
                 meta["namespace"] = namespace
             meta["uid"] = old["metadata"]["uid"] if old else str(uuid.uuid4())
-            meta["creationTimestamp"] = (old["metadata"]["creationTimestamp"] if old else
-                                         datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"))
+            meta["creationTimestamp"] = (
+                old["metadata"]["creationTimestamp"] if old else datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            )
             changed = old is None or old.get("spec") != new.get("spec")
             meta["generation"] = (old["metadata"]["generation"] if old else 0) + changed
             meta["resourceVersion"] = str(self.count)
@@ -88,8 +88,11 @@ class StubKubernetes:
         with self.lock:
             live = copy.deepcopy(self.objects.get((plural, namespace, name), {}))
             before = self.applied.get((plural, namespace, name, manager), {})
-            others = [applied for (*key, who), applied in self.applied.items()
-                      if tuple(key) == (plural, namespace, name) and who != manager]
+            others = [
+                applied
+                for (*key, who), applied in self.applied.items()
+                if tuple(key) == (plural, namespace, name) and who != manager
+            ]
             for path in leaves(before) - leaves(config):
                 if not any(path in leaves(other) for other in others):
                     remove(live, path)
@@ -113,11 +116,18 @@ class StubKubernetes:
 
     def kubeconfig(self, path, **user):
         """Write a kubeconfig for this server, with the user's settings (`as`, for example)."""
-        path.write_text(yaml.safe_dump({
-            "apiVersion": "v1", "kind": "Config", "current-context": "stub",
-            "clusters": [{"name": "stub", "cluster": {"server": self.url}}],
-            "users": [{"name": "stub", "user": user}],
-            "contexts": [{"name": "stub", "context": {"cluster": "stub", "user": "stub"}}]}))
+        path.write_text(
+            yaml.safe_dump(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Config",
+                    "current-context": "stub",
+                    "clusters": [{"name": "stub", "cluster": {"server": self.url}}],
+                    "users": [{"name": "stub", "user": user}],
+                    "contexts": [{"name": "stub", "context": {"cluster": "stub", "user": "stub"}}],
+                }
+            )
+        )
         return path
 
 
@@ -178,8 +188,17 @@ class RequestHandler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def refuse(self, code, reason, message):
-        self.answer({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message,
-                     "reason": reason, "code": code}, code)
+        self.answer(
+            {
+                "kind": "Status",
+                "apiVersion": "v1",
+                "status": "Failure",
+                "message": message,
+                "reason": reason,
+                "code": code,
+            },
+            code,
+        )
 
     def do_GET(self):
         self.handle_request("get")
@@ -204,41 +223,65 @@ class RequestHandler(BaseHTTPRequestHandler):
         body = {} if raw.startswith(b"k8s\0") or not raw else yaml.safe_load(raw)
         with self.stub.lock:
             if verb == "get" and self.discover(url.path):
-                return
+                return None
             found = re.fullmatch(
                 r"/(?:api/v1|apis/(?P<group>[^/]+/[^/]+))(?:/namespaces/(?P<namespace>[^/]+))?"
-                r"/(?P<plural>[a-z]+)(?:/(?P<name>[^/]+))?(?:/(?P<sub>status|log))?", url.path)
+                r"/(?P<plural>[a-z]+)(?:/(?P<name>[^/]+))?(?:/(?P<sub>status|log))?",
+                url.path,
+            )
             if found and found["plural"] in ("status", "finalize"):
                 found = None
             if not found:  # /api/v1/namespaces/NAME itself
-                found = re.fullmatch(r"/api/v1/(?P<plural>namespaces)(?:/(?P<name>[^/]+))"
-                                     r"(?P<sub>)(?P<namespace>)(?P<group>)?", url.path)
+                found = re.fullmatch(
+                    r"/api/v1/(?P<plural>namespaces)(?:/(?P<name>[^/]+))"
+                    r"(?P<sub>)(?P<namespace>)(?P<group>)?",
+                    url.path,
+                )
             if not found or found["plural"] not in self.stub.kinds:
                 return self.refuse(404, "NotFound", "the server could not find the requested resource")
-            self.serve(verb, found["plural"], found["namespace"] or None, found["name"],
-                       found["sub"], query, body)
+            self.serve(verb, found["plural"], found["namespace"] or None, found["name"], found["sub"], query, body)
 
     def serve(self, verb, plural, namespace, name, sub, query, body):
         stub = self.stub
         if plural == "selfsubjectaccessreviews":
             allowed = "Impersonate-User" not in self.headers
-            return self.answer({"kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1",
-                                "spec": {}, "status": {"allowed": allowed}}, 201)
+            return self.answer(
+                {
+                    "kind": "SelfSubjectAccessReview",
+                    "apiVersion": "authorization.k8s.io/v1",
+                    "spec": {},
+                    "status": {"allowed": allowed},
+                },
+                201,
+            )
         if "Impersonate-User" in self.headers and not (verb == "get" and plural == "inferenceservices"):
-            return self.refuse(403, "Forbidden", f'{plural} "{name}" is forbidden: User '
-                               f'"{self.headers["Impersonate-User"]}" cannot {verb} resource "{plural}"')
+            return self.refuse(
+                403,
+                "Forbidden",
+                f'{plural} "{name}" is forbidden: User '
+                f'"{self.headers["Impersonate-User"]}" cannot {verb} resource "{plural}"',
+            )
         group = self.stub.kinds[plural][0].split("/")[0] if "/" in self.stub.kinds[plural][0] else ""
         shown = f"{plural}.{group}" if group else plural
         old = stub.objects.get((plural, namespace, name))
         if sub == "log":
             text = stub.logs.get((namespace, name, query.get("container")), "")
-            return self.answer("\n".join(text.splitlines()[-int(query.get("tailLines", 99)):]) + "\n")
+            return self.answer("\n".join(text.splitlines()[-int(query.get("tailLines", 99)) :]) + "\n")
         if verb == "get" and name is None:
-            items = [item for (kind, space, _), item in sorted(stub.objects.items(), key=str)
-                     if kind == plural and namespace in (None, space) and selected(item, query)]
+            items = [
+                item
+                for (kind, space, _), item in sorted(stub.objects.items(), key=str)
+                if kind == plural and namespace in (None, space) and selected(item, query)
+            ]
             group_version, kind, _ = stub.kinds[plural]
-            return self.answer({"apiVersion": group_version, "kind": f"{kind}List",
-                                "metadata": {"resourceVersion": str(stub.count)}, "items": items})
+            return self.answer(
+                {
+                    "apiVersion": group_version,
+                    "kind": f"{kind}List",
+                    "metadata": {"resourceVersion": str(stub.count)},
+                    "items": items,
+                }
+            )
         is_apply = verb == "patch" and "apply-patch" in self.headers["Content-Type"]
         if verb == "create":
             name = body["metadata"]["name"]
@@ -252,15 +295,25 @@ class RequestHandler(BaseHTTPRequestHandler):
             stub.delete(plural, namespace, name)
             if plural in ("pods", "namespaces"):
                 return self.answer(old)
-            return self.answer({"kind": "Status", "apiVersion": "v1", "status": "Success",
-                                "details": {"name": name, "uid": old["metadata"]["uid"]}})
+            return self.answer(
+                {
+                    "kind": "Status",
+                    "apiVersion": "v1",
+                    "status": "Success",
+                    "details": {"name": name, "uid": old["metadata"]["uid"]},
+                }
+            )
         if namespace and old is None:
             space = stub.objects.get(("namespaces", None, namespace))
             if space is None:
                 return self.refuse(404, "NotFound", f'namespaces "{namespace}" not found')
             if space["status"]["phase"] == "Terminating":
-                return self.refuse(403, "Forbidden", f'{shown} "{name}" is forbidden: unable to create '
-                                   f"new content in namespace {namespace} because it is being terminated")
+                return self.refuse(
+                    403,
+                    "Forbidden",
+                    f'{shown} "{name}" is forbidden: unable to create '
+                    f"new content in namespace {namespace} because it is being terminated",
+                )
         if "dryRun" in query:
             return self.answer({**body, "metadata": {**body["metadata"], "uid": "dry-run"}}, 200 if old else 201)
         if is_apply:
@@ -282,25 +335,53 @@ class RequestHandler(BaseHTTPRequestHandler):
         elif path == "/api":
             self.answer({"kind": "APIVersions", "versions": ["v1"]})
         elif path == "/apis":
-            self.answer({"kind": "APIGroupList", "apiVersion": "v1", "groups": [
-                {"name": group.split("/")[0], **dict.fromkeys(("preferredVersion",), {
-                    "groupVersion": group, "version": group.split("/")[1]}),
-                 "versions": [{"groupVersion": group, "version": group.split("/")[1]}]}
-                for group in groups]})
+            self.answer(
+                {
+                    "kind": "APIGroupList",
+                    "apiVersion": "v1",
+                    "groups": [
+                        {
+                            "name": group.split("/")[0],
+                            "preferredVersion": {"groupVersion": group, "version": group.split("/")[1]},
+                            "versions": [{"groupVersion": group, "version": group.split("/")[1]}],
+                        }
+                        for group in groups
+                    ],
+                }
+            )
         elif path == "/openapi/v3":
-            self.answer({"paths": {f"api{'s' if '/' in group else ''}/{group}": {
-                "serverRelativeURL": f"/openapi/v3/api{'s' if '/' in group else ''}/{group}"}
-                for group in ["v1", *groups]}})
+            self.answer(
+                {
+                    "paths": {
+                        f"api{'s' if '/' in group else ''}/{group}": {
+                            "serverRelativeURL": f"/openapi/v3/api{'s' if '/' in group else ''}/{group}"
+                        }
+                        for group in ["v1", *groups]
+                    }
+                }
+            )
         elif path.startswith("/openapi/v3/"):
             self.answer(self.openapi(path.removeprefix("/openapi/v3/api").removeprefix("s").strip("/")))
         elif found and "/".join(filter(None, found.groups())) in ["v1", *groups]:
             wanted = "/".join(filter(None, found.groups()))
-            self.answer({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": wanted,
-                         "resources": [
-                             {"name": plural, "singularName": kind.lower(), "namespaced": namespaced,
-                              "kind": kind, "verbs": ["create", "delete", "get", "list", "patch", "update"]}
-                             for plural, (group, kind, namespaced) in self.stub.kinds.items()
-                             if group == wanted]})
+            self.answer(
+                {
+                    "kind": "APIResourceList",
+                    "apiVersion": "v1",
+                    "groupVersion": wanted,
+                    "resources": [
+                        {
+                            "name": plural,
+                            "singularName": kind.lower(),
+                            "namespaced": namespaced,
+                            "kind": kind,
+                            "verbs": ["create", "delete", "get", "list", "patch", "update"],
+                        }
+                        for plural, (group, kind, namespaced) in self.stub.kinds.items()
+                        if group == wanted
+                    ],
+                }
+            )
         else:
             return False
         return True
@@ -310,10 +391,14 @@ class RequestHandler(BaseHTTPRequestHandler):
         for plural, (group, kind, _) in self.stub.kinds.items():
             if group == group_version:
                 name, version = group.rsplit("/", 1) if "/" in group else ("", group)
-                paths[f"/{plural}/{{name}}"] = {"patch": {
-                    "x-kubernetes-action": "patch", "responses": {},
-                    "x-kubernetes-group-version-kind": {"group": name, "kind": kind, "version": version},
-                    "parameters": [{"name": "fieldValidation", "in": "query"}]}}
+                paths[f"/{plural}/{{name}}"] = {
+                    "patch": {
+                        "x-kubernetes-action": "patch",
+                        "responses": {},
+                        "x-kubernetes-group-version-kind": {"group": name, "kind": kind, "version": version},
+                        "parameters": [{"name": "fieldValidation", "in": "query"}],
+                    }
+                }
         return {"openapi": "3.0.0", "info": {"title": "stub", "version": "1"}, "paths": paths}
 
 

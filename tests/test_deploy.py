@@ -43,8 +43,11 @@ def pins(cluster, stub):
     for pod in stub.pods[cluster.namespace, "textclustering", "transformer"]:
         args = pod.container["args"]
         predictor = args[args.index("--predictor_host") + 1].split(".")[0]
-        found[label(pod)] = next(label(other) for other in stub.pods[
-            cluster.namespace, "textclustering", "predictor"] if other.name == predictor)
+        found[label(pod)] = next(
+            label(other)
+            for other in stub.pods[cluster.namespace, "textclustering", "predictor"]
+            if other.name == predictor
+        )
     return found
 
 
@@ -55,14 +58,20 @@ def label(pod):
 # --- Artefacts --------------------------------------------------------------------------------
 
 
-def test_artefacts_are_uploaded_once_into_prefixes_of_their_own_and_repaired(deploy, cluster, kserve, store,
-                                                                            training_runs):
+def test_artefacts_are_uploaded_once_into_prefixes_of_their_own_and_repaired(
+    deploy, cluster, kserve, store, training_runs
+):
     root = f"textclustering/{version(succeeded(deploy(0, ingress=kserve.ingress)))}"
-    assert store.list() == [f"{root}/model/model.joblib", f"{root}/transformer/clusters.json",
-                            f"{root}/transformer/transformer.joblib", f"{root}/version.json"]
+    assert store.list() == [
+        f"{root}/model/model.joblib",
+        f"{root}/transformer/clusters.json",
+        f"{root}/transformer/transformer.joblib",
+        f"{root}/version.json",
+    ]
 
     def dates():
         return [item["LastModified"] for item in store.s3.list_objects_v2(Bucket=store.bucket)["Contents"]]
+
     before = dates()
     assert "nothing to upload" in succeeded(deploy(0, ingress=kserve.ingress)).err
     assert dates() == before
@@ -89,8 +98,7 @@ def large(directory):
     return directory
 
 
-def test_a_store_killed_in_the_middle_leaves_no_version_and_the_next_run_goes_on(
-        deploy, cluster, kserve, tmp_path):
+def test_a_store_killed_in_the_middle_leaves_no_version_and_the_next_run_goes_on(deploy, cluster, kserve, tmp_path):
     directory, disk = large(tmp_path / "large"), tmp_path / "disk"
     disk.mkdir()
     with run_weed(disk) as server:
@@ -151,13 +159,21 @@ def test_what_is_deployed_is_what_dry_run_printed_but_for_the_pin(deploy, cluste
 def test_every_container_is_locked_down_and_small(deploy):
     _, manifests = dry_run(deploy, "--cpu-request", "200m", "--memory-limit", "3Gi")
     spec = manifests["InferenceService"]["spec"]
-    for component, container in (("predictor", spec["predictor"]["model"]),
-                                 ("transformer", spec["transformer"]["containers"][0])):
+    for component, container in (
+        ("predictor", spec["predictor"]["model"]),
+        ("transformer", spec["transformer"]["containers"][0]),
+    ):
         assert container["securityContext"] == {
-            "runAsNonRoot": True, "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]}, "seccompProfile": {"type": "RuntimeDefault"}}
-        assert container["resources"] == {"requests": {"cpu": "200m", "memory": "512Mi"},
-                                          "limits": {"cpu": "1", "memory": "3Gi"}}
+            "runAsNonRoot": True,
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }
+        assert container["resources"] == {
+            "requests": {"cpu": "200m", "memory": "512Mi"},
+            "limits": {"cpu": "1", "memory": "3Gi"},
+        }
         assert container["volumeMounts"] == [{"name": "tmp", "mountPath": "/tmp"}]
         assert spec[component]["volumes"] == [{"name": "tmp", "emptyDir": {}}]
         assert spec[component]["serviceAccountName"] == "textclustering"
@@ -183,14 +199,14 @@ def fits(value, kind, path="spec"):
             pairs = value.items() if container[1] == "dict" else enumerate(value)
             for key, item in pairs:
                 fits(item, inner, f"{path}.{key}")
-            return
+            return None
         basic = {"str": str, "int": int, "bool": bool, "float": (int, float), "object": object}
         if kind in basic:
             assert isinstance(value, basic[kind]), f"{path} is no {kind}"
-            return
+            return None
         kind = getattr(kserve_sdk, kind, None) or getattr(kubernetes.client, kind, None)
         if kind is None:
-            return
+            return None
     assert isinstance(value, dict), f"{path} is no object"
     if not hasattr(kind, "attribute_map"):
         return fits_pydantic(value, kind, path)
@@ -208,8 +224,13 @@ def fits_pydantic(value, kind, path):
 
 def test_a_number_like_key_survives_yaml(deploy, cluster, kserve, store):
     """kubectl's YAML takes 12e4 for a number; PyYAML writes it without quotes."""
-    text = deploy_service.dump({"apiVersion": "v1", "kind": "ConfigMap",
-                                "metadata": {"name": "a", "namespace": "default", "labels": {"version": "12e4"}}})
+    text = deploy_service.dump(
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "a", "namespace": "default", "labels": {"version": "12e4"}},
+        }
+    )
     cluster.kubectl("apply", "--dry-run=server", "-f", "-", stdin=text)
 
 
@@ -241,9 +262,11 @@ def test_minio_gives_the_service_a_user_that_can_only_read_its_bucket(deploy, cl
     service = bucket_in(type(minio_store)(url=minio_store.url, keys=keys)).s3
     first = place.list()[0]
     assert service.get_object(Bucket=place.bucket, Key=first)["Body"].read()
-    refused = [lambda: service.put_object(Bucket=place.bucket, Key="new", Body=b""),
-               lambda: service.delete_object(Bucket=place.bucket, Key=first),
-               lambda: service.list_objects_v2(Bucket=other.bucket)]
+    refused = [
+        lambda: service.put_object(Bucket=place.bucket, Key="new", Body=b""),
+        lambda: service.delete_object(Bucket=place.bucket, Key=first),
+        lambda: service.list_objects_v2(Bucket=other.bucket),
+    ]
     for call in refused:
         with pytest.raises(Exception, match="AccessDenied"):
             call()
@@ -255,8 +278,11 @@ def test_minio_gives_the_service_a_user_that_can_only_read_its_bucket(deploy, cl
 
 
 def test_minio_user_without_admin_rights_falls_back_with_a_warning(deploy, cluster, kserve, minio_store):
-    admin = minio.MinioAdmin(endpoint=minio_store.url.split("//")[1], secure=False,
-                             credentials=deploy_service.StaticProvider(*minio_store.keys))
+    admin = minio.MinioAdmin(
+        endpoint=minio_store.url.split("//")[1],
+        secure=False,
+        credentials=deploy_service.StaticProvider(*minio_store.keys),
+    )
     admin.user_add("writer", "writersecret")
     admin.policy_set("readwrite", user="writer")
     place = bucket_in(minio_store)
@@ -272,8 +298,9 @@ def test_no_secret_in_the_log_at_any_level_nor_in_a_command_line(deploy, cluster
     real = subprocess.run(["which", "kubectl"], capture_output=True, text=True).stdout.strip()
     spy.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/commands\nexec {real} "$@"\n')
     spy.chmod(0o755)
-    done = succeeded(deploy(0, "--log-level", "DEBUG", ingress=kserve.ingress,
-                            PATH=f"{spy.parent}:{os.environ['PATH']}"))
+    done = succeeded(
+        deploy(0, "--log-level", "DEBUG", ingress=kserve.ingress, PATH=f"{spy.parent}:{os.environ['PATH']}")
+    )
     commands = (tmp_path / "commands").read_text()
     assert "apply" in commands
     for form in (store.keys[1], base64.b64encode(store.keys[1].encode()).decode()):
@@ -341,13 +368,18 @@ def watch_traffic(stub, cluster):
         original(status, component, pods, percent, mode)
         if component == "transformer":
             names = {pod.name: label(pod) for pod in pods}
-            seen.update(names[target["revisionName"]] for target in
-                        status["components"][component].get("traffic", []) if target["percent"])
+            seen.update(
+                names[target["revisionName"]]
+                for target in status["components"][component].get("traffic", [])
+                if target["percent"]
+            )
+
     kserve_module.propagate = propagate
 
     def stop():
         kserve_module.propagate = original
         return seen
+
     return stop
 
 

@@ -11,17 +11,28 @@ from deploy_fixtures import IMAGE, bucket_in, deploy_process, deploy_service, tr
 from stub_kubernetes import StubKubernetes
 
 
-
 def options(**flags):
     words = [f"--{flag.replace('_', '-')}={value}" for flag, value in flags.items()]
     return deploy_service.parse_arguments(["--transformer-image", IMAGE, *words])
 
 
 def test_the_seed_command_line_and_its_defaults_still_stand():
-    parsed = deploy_service.parse_arguments([
-        "--log-level", "INFO", "--model-path", "/vagrant/model.joblib", "--model-name", "textclustering",
-        "--namespace", "kserve-textclustering", "--transformer-path", "/vagrant/transformer.joblib",
-        "--transformer-image", "agmangas/sklearn-transformer:latest"])
+    parsed = deploy_service.parse_arguments(
+        [
+            "--log-level",
+            "INFO",
+            "--model-path",
+            "/vagrant/model.joblib",
+            "--model-name",
+            "textclustering",
+            "--namespace",
+            "kserve-textclustering",
+            "--transformer-path",
+            "/vagrant/transformer.joblib",
+            "--transformer-image",
+            "agmangas/sklearn-transformer:latest",
+        ]
+    )
     deploy_service.check_names(parsed)
     assert parsed.minio_endpoint == "http://localhost:30100"
     assert parsed.minio_endpoint_cluster == "minio-service.tenant-tiny:9000"
@@ -33,15 +44,38 @@ def test_a_model_name_that_kserve_takes_is_taken(name):
     deploy_service.check_names(options(model_name=name, bucket="a-bucket"))
 
 
-@pytest.mark.parametrize(("flag", "value"), [
-    *[("model_name", name) for name in ("Text", "1text", "text-", "text_clustering", "a.b", "x" * 47, "my-default")],
-    *[("namespace", name) for name in ("Space", "-a", "a-", "a.b", "x" * 64, "kube-system", "the-default-one")],
-    *[("bucket", name) for name in ("ab", "x" * 64, "Bucket", "a..b", "-ab", "ab-", "a_b", "10.0.0.1",
-                                    "xn--bucket", "bucket-s3alias")],
-    ("minio_endpoint", "localhost:30100"), ("minio_endpoint", "http://host/path"), ("ingress", "ftp://host"),
-    ("minio_endpoint_cluster", "minio service"), ("cpu_request", "much"), ("memory_limit", "1 GB"),
-    ("transformer_image", "UPPER/case image"),
-])
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        *[
+            ("model_name", name)
+            for name in ("Text", "1text", "text-", "text_clustering", "a.b", "x" * 47, "my-default")
+        ],
+        *[("namespace", name) for name in ("Space", "-a", "a-", "a.b", "x" * 64, "kube-system", "the-default-one")],
+        *[
+            ("bucket", name)
+            for name in (
+                "ab",
+                "x" * 64,
+                "Bucket",
+                "a..b",
+                "-ab",
+                "ab-",
+                "a_b",
+                "10.0.0.1",
+                "xn--bucket",
+                "bucket-s3alias",
+            )
+        ],
+        ("minio_endpoint", "localhost:30100"),
+        ("minio_endpoint", "http://host/path"),
+        ("ingress", "ftp://host"),
+        ("minio_endpoint_cluster", "minio service"),
+        ("cpu_request", "much"),
+        ("memory_limit", "1 GB"),
+        ("transformer_image", "UPPER/case image"),
+    ],
+)
 def test_a_wrong_name_is_refused_and_named(flag, value):
     with pytest.raises(deploy_service.BadInput) as refused:
         deploy_service.check_names(options(**{flag: value}))
@@ -49,12 +83,19 @@ def test_a_wrong_name_is_refused_and_named(flag, value):
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("words", [
-    [], ["--transformer-image", IMAGE, "--access-key", "a"], ["--transformer-image", IMAGE, "--canary", "0"],
-    ["--transformer-image", IMAGE, "--canary", "100"], ["--transformer-image", IMAGE, "--timeout", "0"],
-    ["--transformer-image", IMAGE, "--canary", "10", "--no-wait"], ["--promote", "--rollback"],
-    ["--delete-artefacts", "--transformer-image", IMAGE],
-])
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--transformer-image", IMAGE, "--access-key", "a"],
+        ["--transformer-image", IMAGE, "--canary", "0"],
+        ["--transformer-image", IMAGE, "--canary", "100"],
+        ["--transformer-image", IMAGE, "--timeout", "0"],
+        ["--transformer-image", IMAGE, "--canary", "10", "--no-wait"],
+        ["--promote", "--rollback"],
+        ["--delete-artefacts", "--transformer-image", IMAGE],
+    ],
+)
 def test_wrong_usage_ends_with_status_2(words, capsys):
     with pytest.raises(SystemExit) as ended:
         deploy_service.parse_arguments(words)
@@ -83,10 +124,10 @@ BAD_ARTEFACTS = {
     "clusters.json of another program": (lambda d: (d / "clusters.json").write_text("[]"), "damaged"),
     "transformer of another run": (
         lambda d: (d / "transformer.joblib").write_bytes((d / "transformer.joblib").read_bytes() + b"x"),
-        "transformer.joblib is not of the training run"),
+        "transformer.joblib is not of the training run",
+    ),
     "swapped": (swap, "swap --model-path and --transformer-path"),
-    "another scikit-learn": (lambda d: change(d, versions={"scikit-learn": "0.24.2"}),
-                             "made with scikit-learn 0.24.2"),
+    "another scikit-learn": (lambda d: change(d, versions={"scikit-learn": "0.24.2"}), "made with scikit-learn 0.24.2"),
 }
 
 
@@ -112,6 +153,7 @@ def test_bad_artefacts_touch_neither_store_nor_cluster(deploy, cluster, store, t
 def test_the_version_is_that_of_the_content_of_the_three_files(tmp_path, training_runs):
     def version(directory):
         return deploy_service.check_artefacts(directory / "model.joblib", directory / "transformer.joblib").version
+
     shutil.copytree(training_runs[0], tmp_path / "copy")
     assert version(tmp_path / "copy") == version(training_runs[0]) != version(training_runs[1])
     change(tmp_path / "copy", created="2030-01-01T00:00:00+00:00")
@@ -141,7 +183,8 @@ def test_keys_come_from_the_flags_then_the_environment_then_the_profile(deploy, 
     one_line(deploy(0, "--access-key", "flag", "--secret-key", "flagsecret"), 1, "--access-key", "flag")
     (tmp_path / ".aws").mkdir()
     (tmp_path / ".aws/credentials").write_text(
-        "[default]\naws_access_key_id = profilekey\naws_secret_access_key = profilesecret\n")
+        "[default]\naws_access_key_id = profilekey\naws_secret_access_key = profilesecret\n"
+    )
     one_line(deploy(AWS_ACCESS_KEY_ID="environ"), 1, "AWS_ACCESS_KEY_ID", "environ")
     one_line(deploy(AWS_ACCESS_KEY_ID=None, AWS_SECRET_ACCESS_KEY=None), 1, "AWS profile", "profilekey")
     (tmp_path / ".aws/credentials").unlink()
@@ -184,31 +227,44 @@ def test_cluster_without_kserve(deploy, tmp_path):
     one_line(done, 1, "KServe is not installed")
 
 
-
-
-
-
-
 def test_no_permission(deploy, cluster, store, tmp_path):
-    cluster.kubectl("create", "-f", "-", stdin=json.dumps(
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": cluster.namespace}}))
+    cluster.kubectl(
+        "create",
+        "-f",
+        "-",
+        stdin=json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": cluster.namespace}}),
+    )
     restricted = changed_kubeconfig(cluster, tmp_path / "restricted", "user", **{"as": "nobody"})
     one_line(deploy(KUBECONFIG=restricted), 1, "does not permit it", "nobody")
     assert store.bucket not in [item["Name"] for item in store.s3.list_buckets()["Buckets"]]
 
 
 def test_namespace_that_is_being_deleted(deploy, cluster, kserve):
-    cluster.kubectl("create", "-f", "-", stdin=json.dumps(
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": cluster.namespace}}))
-    keep = {"apiVersion": "v1", "kind": "ConfigMap",
-            "metadata": {"name": "keep", "namespace": cluster.namespace, "finalizers": ["mlops-poc/keep"]}}
+    cluster.kubectl(
+        "create",
+        "-f",
+        "-",
+        stdin=json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": cluster.namespace}}),
+    )
+    keep = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "keep", "namespace": cluster.namespace, "finalizers": ["mlops-poc/keep"]},
+    }
     cluster.kubectl("create", "-f", "-", stdin=json.dumps(keep))
     cluster.kubectl("delete", "namespace", cluster.namespace, "--wait=false")
     try:
         one_line(deploy(), 1, cluster.namespace, "is being deleted")
     finally:
-        cluster.kubectl("patch", "configmap", "keep", "-n", cluster.namespace, "--type=merge",
-                        '--patch={"metadata":{"finalizers":null}}')
+        cluster.kubectl(
+            "patch",
+            "configmap",
+            "keep",
+            "-n",
+            cluster.namespace,
+            "--type=merge",
+            '--patch={"metadata":{"finalizers":null}}',
+        )
 
 
 def test_canary_promote_and_rollback_need_a_service(deploy, cluster, kserve):
@@ -238,8 +294,10 @@ def test_bucket_of_another_user_of_minio(deploy, kserve, minio_store):
     """MinIO has owners only by policy: a user who may do nothing sees nobody's buckets."""
     place = bucket_in(minio_store)
     admin = deploy_service.minio.MinioAdmin(
-        endpoint=minio_store.url.split("//")[1], secure=False,
-        credentials=deploy_service.StaticProvider(*minio_store.keys))
+        endpoint=minio_store.url.split("//")[1],
+        secure=False,
+        credentials=deploy_service.StaticProvider(*minio_store.keys),
+    )
     admin.user_add("outsider", "outsidersecret")
     done = deploy(store=place, AWS_ACCESS_KEY_ID="outsider", AWS_SECRET_ACCESS_KEY="outsidersecret")
     one_line(done, 1, "owned by someone else", "outsider")

@@ -1,4 +1,5 @@
 """provision/: what its steps would do (dry run), what a mirror holds, and what they do to a machine of stand-ins."""
+
 import json
 import os
 import re
@@ -13,8 +14,23 @@ import upstream_files
 import yaml
 from upstream_files import PROVISION, STAND_INS, versions
 
-STEPS = ["check", "docker", "tools", "kind", "metallb", "cert-manager", "istio", "knative", "kserve", "minio", "haproxy", "python",
-         "transformer", "lock", "summary"]
+STEPS = [
+    "check",
+    "docker",
+    "tools",
+    "kind",
+    "metallb",
+    "cert-manager",
+    "istio",
+    "knative",
+    "kserve",
+    "minio",
+    "haproxy",
+    "python",
+    "transformer",
+    "lock",
+    "summary",
+]
 PASSWORD = "correct-horse-battery"
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -57,15 +73,35 @@ class Machine:
             (folder / "upstream.json").write_text(json.dumps({address: str(path) for address, path in files.items()}))
             wheel(folder)
         self.environment = {
-            "PATH": f"{STAND_INS}:{sys.base_prefix}/bin:{os.environ['PATH']}", "STAND_IN_PACKAGES": str(Path(yaml.__file__).parents[1]), "HOME": str(folder), "DESTDIR": str(self.root), "CACHE_DIR": str(folder / "cache"),
-            "STAND_IN_STATE": str(self.state), "STAND_IN_UPSTREAM": str(folder / "upstream.json"),
-            "MIN_MEMORY_MB": "1", "MIN_CPUS": "1", "MIN_DISK_GB": "0", "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder),
-            "PORT_MINIO": "21100", "PORT_CONSOLE": "21200", "PORT_KSERVE": "21300", "PROVISION_USER": "root", "MINIO_ROOT_PASSWORD": PASSWORD, **environment,
+            "PATH": f"{STAND_INS}:{sys.base_prefix}/bin:{os.environ['PATH']}",
+            "STAND_IN_PACKAGES": str(Path(yaml.__file__).parents[1]),
+            "HOME": str(folder),
+            "DESTDIR": str(self.root),
+            "CACHE_DIR": str(folder / "cache"),
+            "STAND_IN_STATE": str(self.state),
+            "STAND_IN_UPSTREAM": str(folder / "upstream.json"),
+            "MIN_MEMORY_MB": "1",
+            "MIN_CPUS": "1",
+            "MIN_DISK_GB": "0",
+            "PIP_NO_INDEX": "1",
+            "PIP_FIND_LINKS": str(folder),
+            "PORT_MINIO": "21100",
+            "PORT_CONSOLE": "21200",
+            "PORT_KSERVE": "21300",
+            "PROVISION_USER": "root",
+            "MINIO_ROOT_PASSWORD": PASSWORD,
+            **environment,
         }
 
     def run(self, *arguments, script="all.sh", **environment):
-        return subprocess.run([self.repository / "provision" / script, *arguments], env=self.environment | environment,
-                              capture_output=True, text=True, start_new_session=True, stdin=subprocess.DEVNULL)
+        return subprocess.run(
+            [self.repository / "provision" / script, *arguments],
+            env=self.environment | environment,
+            capture_output=True,
+            text=True,
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+        )
 
     def run_only(self, *steps, **environment):
         return self.run(*(argument for step in steps for argument in ("--only", step)), **environment)
@@ -77,9 +113,15 @@ class Machine:
 
     def result(self):
         """What the machine is like: files below its root and the state of its stand-ins, without times and orders."""
-        files = {str(path.relative_to(self.root)): path.read_text() for path in sorted(self.root.rglob("*"))
-                 if path.is_file() and not path.is_symlink() and "venv" not in path.parts and "bin" not in path.parts}
-        states = {name: json.loads((self.state / f"{name}.json").read_text()) for name in ("images", "node-images", "containers", "system")}
+        files = {
+            str(path.relative_to(self.root)): path.read_text()
+            for path in sorted(self.root.rglob("*"))
+            if path.is_file() and not path.is_symlink() and "venv" not in path.parts and "bin" not in path.parts
+        }
+        states = {
+            name: json.loads((self.state / f"{name}.json").read_text())
+            for name in ("images", "node-images", "containers", "system")
+        }
         objects = json.loads((self.state / "objects.json").read_text())
         states["objects"] = {key: value["document"] for key, value in objects.items()}
         return json.loads(json.dumps([files, states]).replace(str(self.folder), "FOLDER"))
@@ -88,8 +130,13 @@ class Machine:
 def wheel(folder):
     with zipfile.ZipFile(folder / "tiny_package-1.0-py3-none-any.whl", "w") as archive:
         archive.writestr("tiny_package.py", "")
-        archive.writestr("tiny_package-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-package\nVersion: 1.0\n")
-        archive.writestr("tiny_package-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            "tiny_package-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-package\nVersion: 1.0\n"
+        )
+        archive.writestr(
+            "tiny_package-1.0.dist-info/WHEEL",
+            "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
         archive.writestr("tiny_package-1.0.dist-info/RECORD", "")
 
 
@@ -122,8 +169,12 @@ def dry_run(tmp_path_factory, real):
 
 
 def manifests_in(output):
-    return [document for text in re.findall(r"<<'MANIFEST'\n(.*?)\nMANIFEST\n", output, re.DOTALL)
-            for document in yaml.load_all(text, Loader) if document]
+    return [
+        document
+        for text in re.findall(r"<<'MANIFEST'\n(.*?)\nMANIFEST\n", output, re.DOTALL)
+        for document in yaml.load_all(text, Loader)
+        if document
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -147,7 +198,11 @@ def test_scripts_are_free_of_what_shellcheck_finds():
 def test_every_image_and_version_is_pinned_and_used():
     scripts = "".join(p.read_text() for p in [*PROVISION.glob("*.sh"), PROVISION.parent / "Vagrantfile"])
     for name, value in versions().items():
-        used = name in scripts or name.endswith("_VERSION") and "${1^^}_VERSION" in scripts or name.startswith("PORT_") and "PORT_#{name}" in scripts
+        used = (
+            name in scripts
+            or (name.endswith("_VERSION") and "${1^^}_VERSION" in scripts)
+            or (name.startswith("PORT_") and "PORT_#{name}" in scripts)
+        )
         assert used, f"{name} is used nowhere"
         assert "latest" not in value and " " not in value and '"' not in value
         if name.endswith("_IMAGE"):
@@ -174,9 +229,18 @@ def test_help_explains_and_wrong_arguments_are_refused(machine):
 
 def test_dry_run_prints_every_step_in_order_and_does_nothing(dry_run):
     assert re.findall(r"^# == ([a-z-]+) ", dry_run.dry.stdout, re.MULTILINE) == STEPS
-    for command in ("apt-get install", "kind create cluster", "kubectl apply --server-side", "systemctl reload-or-restart haproxy",
-                    "docker build", "kind load docker-image", "curl --fail"):
-        assert re.search(rf"^{re.escape(command)}|^env .*{re.escape(command)}", dry_run.dry.stdout, re.MULTILINE), command
+    for command in (
+        "apt-get install",
+        "kind create cluster",
+        "kubectl apply --server-side",
+        "systemctl reload-or-restart haproxy",
+        "docker build",
+        "kind load docker-image",
+        "curl --fail",
+    ):
+        assert re.search(rf"^{re.escape(command)}|^env .*{re.escape(command)}", dry_run.dry.stdout, re.MULTILINE), (
+            command
+        )
     assert not dry_run.root.exists()
     assert {call.split()[0] for call in dry_run.calls("changed")} <= {"curl"}
 
@@ -205,8 +269,13 @@ def test_all_requests_together_leave_most_of_five_cpus_free(manifests):
     def cpu(quantity):
         return float(quantity[:-1]) if str(quantity).endswith("m") else 1000 * float(quantity)
 
-    requests = {m["metadata"]["name"]: sum(cpu(c.get("resources", {}).get("requests", {}).get("cpu", 0)) for c in m["spec"]["template"]["spec"]["containers"])
-                for m in workloads(manifests)}
+    requests = {
+        m["metadata"]["name"]: sum(
+            cpu(c.get("resources", {}).get("requests", {}).get("cpu", 0))
+            for c in m["spec"]["template"]["spec"]["containers"]
+        )
+        for m in workloads(manifests)
+    }
     assert sum(requests.values()) < 1000, requests
     assert max(requests.values()) <= 100, requests
 
@@ -226,13 +295,21 @@ def test_knative_serves_example_com_and_asks_no_registry_for_images_of_docker_hu
     configs = {m["metadata"]["name"]: m["data"] for m in manifests if m["kind"] == "ConfigMap"}
     assert "example.com" in configs["config-domain"]
     assert "index.docker.io" in configs["config-deployment"]["registries-skipping-tag-resolving"].split(",")
-    assert versions()["TRANSFORMER_IMAGE"].startswith("docker.io/") and not versions()["TRANSFORMER_IMAGE"].endswith(":latest")
+    assert versions()["TRANSFORMER_IMAGE"].startswith("docker.io/") and not versions()["TRANSFORMER_IMAGE"].endswith(
+        ":latest"
+    )
 
 
 def test_minio_has_the_services_of_the_readme(manifests):
-    services = {m["metadata"]["name"]: m["spec"] for m in manifests if m["kind"] == "Service" and m["metadata"].get("namespace") == "tenant-tiny"}
+    services = {
+        m["metadata"]["name"]: m["spec"]
+        for m in manifests
+        if m["kind"] == "Service" and m["metadata"].get("namespace") == "tenant-tiny"
+    }
     assert {name: [(p["port"], p["nodePort"]) for p in spec["ports"]] for name, spec in services.items()} == {
-        "minio-service": [(9000, 30100)], "console-service": [(9090, 30200)]}
+        "minio-service": [(9000, 30100)],
+        "console-service": [(9090, 30200)],
+    }
     tenant = next(m for m in manifests if m["kind"] == "Tenant")
     assert (tenant["metadata"]["name"], tenant["metadata"]["namespace"]) == ("storage-tiny", "tenant-tiny")
     assert tenant["spec"]["requestAutoCert"] is False and tenant["spec"]["image"] == versions()["MINIO_IMAGE"]
@@ -240,7 +317,10 @@ def test_minio_has_the_services_of_the_readme(manifests):
 
 def test_istio_gateway_gets_its_proxy_from_a_config_map_that_names_the_image_in_full(manifests):
     injector = next(m for m in manifests if m["metadata"]["name"] == "istio-sidecar-injector")
-    assert json.loads(injector["data"]["values"])["global"]["proxy"]["image"] == f"docker.io/istio/proxyv2:{versions()['ISTIO_VERSION']}"
+    assert (
+        json.loads(injector["data"]["values"])["global"]["proxy"]["image"]
+        == f"docker.io/istio/proxyv2:{versions()['ISTIO_VERSION']}"
+    )
 
 
 # --- The schemas of the pinned Kubernetes ---
@@ -274,19 +354,28 @@ def without_nulls(value):
 def test_manifests_follow_the_schemas_of_the_pinned_kubernetes(manifests, schemas):
     import jsonschema
 
-    names = {(kind["group"], kind["version"], kind["kind"]): name
-             for name, definition in schemas.items() for kind in definition.get("x-kubernetes-group-version-kind", [])}
+    names = {
+        (kind["group"], kind["version"], kind["kind"]): name
+        for name, definition in schemas.items()
+        for kind in definition.get("x-kubernetes-group-version-kind", [])
+    }
     validators, problems, checked = {}, [], 0
     for manifest in manifests:
         group, _, version = manifest["apiVersion"].rpartition("/")
         name = names.get((group, version, manifest["kind"]))
         if not name:
-            assert "." in group and not group.endswith(".k8s.io"), f"Kubernetes has no {manifest['apiVersion']} {manifest['kind']}"
+            assert "." in group and not group.endswith(".k8s.io"), (
+                f"Kubernetes has no {manifest['apiVersion']} {manifest['kind']}"
+            )
             continue
-        validator = validators.setdefault(name, jsonschema.Draft4Validator({"$ref": f"#/definitions/{name}", "definitions": schemas}))
+        validator = validators.setdefault(
+            name, jsonschema.Draft4Validator({"$ref": f"#/definitions/{name}", "definitions": schemas})
+        )
         checked += 1
-        problems += [f"{manifest['kind']} {manifest['metadata']['name']}: {'/'.join(map(str, e.absolute_path))}: {e.message[:200]}"
-                     for e in validator.iter_errors(without_nulls(manifest))]
+        problems += [
+            f"{manifest['kind']} {manifest['metadata']['name']}: {'/'.join(map(str, e.absolute_path))}: {e.message[:200]}"
+            for e in validator.iter_errors(without_nulls(manifest))
+        ]
     assert checked > 150
     assert not problems, "\n".join(problems)
 
@@ -312,14 +401,20 @@ def images_named_in(text):
 
 def test_mirror_holds_every_image_and_file_that_any_step_names(dry_run, mirrored):
     output = dry_run.dry.stdout
-    archives = {json.loads(subprocess.run(["tar", "-xOf", a, "manifest.json"], capture_output=True, check=True).stdout)[0]["RepoTags"][0]
-                for a in (mirrored.mirror / "images").glob("*.tar")}
+    archives = {
+        json.loads(subprocess.run(["tar", "-xOf", a, "manifest.json"], capture_output=True, check=True).stdout)[0][
+            "RepoTags"
+        ][0]
+        for a in (mirrored.mirror / "images").glob("*.tar")
+    }
     replacements = dict(line.split() for line in (mirrored.mirror / "image-map").read_text().splitlines())
     held = {name.removeprefix("docker.io/").removeprefix("library/") for name in archives}
     # The transformer's base is not needed where the built image is.
     named = images_named_in(output) - {versions()["PYTHON_IMAGE"]}
     assert len(named) > 25 and versions()["TRANSFORMER_IMAGE"] in named
-    missing = {i for i in named if replacements.get(i, i).removeprefix("docker.io/").removeprefix("library/") not in held}
+    missing = {
+        i for i in named if replacements.get(i, i).removeprefix("docker.io/").removeprefix("library/") not in held
+    }
     assert not missing
 
     urls = set(re.findall(r"^curl .* '?(https://[^ ']+)'?   # verified", output, re.MULTILINE))
@@ -328,7 +423,9 @@ def test_mirror_holds_every_image_and_file_that_any_step_names(dry_run, mirrored
     assert urls <= downloaded
     kept = {line.split()[1] for line in (mirrored.mirror / "files/SHA256SUMS").read_text().splitlines()}
     assert kept == {Path(p).name for p in re.findall(r"--output '?(\S+?)'? '?https", output)}
-    assert subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=mirrored.mirror / "files").returncode == 0
+    assert (
+        subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=mirrored.mirror / "files").returncode == 0
+    )
     assert list((mirrored.mirror / "wheels").iterdir())
 
 
@@ -337,8 +434,15 @@ def test_with_a_mirror_no_step_needs_a_network_and_no_image_needs_its_digest(tmp
     shown = machine.run("--dry-run", MIRROR_DIR=str(mirrored.mirror), STAND_IN_OFFLINE="1")
     assert shown.returncode == 0, shown.stderr
     assert not [i for i in images_named_in(shown.stdout) if "@sha256:" in i]
-    assert "crictl pull" not in shown.stdout and "docker pull" not in shown.stdout and "docker build" not in shown.stdout
-    loaded = {Path(p.strip("'")).name for p in re.findall(r"(?:kind load image-archive --name mlops-poc|docker load --input) ('.*?'|\S+)", shown.stdout)}
+    assert (
+        "crictl pull" not in shown.stdout and "docker pull" not in shown.stdout and "docker build" not in shown.stdout
+    )
+    loaded = {
+        Path(p.strip("'")).name
+        for p in re.findall(
+            r"(?:kind load image-archive --name mlops-poc|docker load --input) ('.*?'|\S+)", shown.stdout
+        )
+    }
     assert loaded == {a.name for a in (mirrored.mirror / "images").glob("*.tar")}
 
 
@@ -386,13 +490,22 @@ image: kserve/agent:v0.20.0
 
 def test_images_are_found_wherever_a_manifest_names_them():
     assert images_py("list", text=IMAGES).stdout.split() == [
-        "kserve/agent:v0.20.0", "quay.io/a/b:1@sha256:" + "a" * 64, "kserve/router:v1", "gcr.io/q@sha256:" + "a" * 64,
-        "quay.io/jetstack/solver:v1", "quay.io/minio/operator-sidecar:v7"]
+        "kserve/agent:v0.20.0",
+        "quay.io/a/b:1@sha256:" + "a" * 64,
+        "kserve/router:v1",
+        "gcr.io/q@sha256:" + "a" * 64,
+        "quay.io/jetstack/solver:v1",
+        "quay.io/minio/operator-sidecar:v7",
+    ]
 
 
 def test_image_map_replaces_whole_references_in_any_spelling(tmp_path):
-    (tmp_path / "map").write_text(f"# mine\n\ndocker.io/kserve/agent:v0.20.0 registry.local:5000/agent:1\ngcr.io/q@sha256:{'a' * 64} gcr.io/q:x\nkserve/router:v registry.local/wrong\n")
-    mapped = images_py("map", tmp_path / "map", text=IMAGES + "x: kserve/agent:v0.20.0-gpu\nimagePullPolicy: Always\n").stdout
+    (tmp_path / "map").write_text(
+        f"# mine\n\ndocker.io/kserve/agent:v0.20.0 registry.local:5000/agent:1\ngcr.io/q@sha256:{'a' * 64} gcr.io/q:x\nkserve/router:v registry.local/wrong\n"
+    )
+    mapped = images_py(
+        "map", tmp_path / "map", text=IMAGES + "x: kserve/agent:v0.20.0-gpu\nimagePullPolicy: Always\n"
+    ).stdout
     assert "image: registry.local:5000/agent:1\n" in mapped and "queue-sidecar-image: gcr.io/q:x\n" in mapped
     assert "kserve/agent:v0.20.0-gpu" in mapped and "wrong" not in mapped
     assert "imagePullPolicy: IfNotPresent" in mapped
@@ -407,11 +520,15 @@ def test_bad_image_map_is_explained(tmp_path):
 
 
 def test_users_image_map_reaches_every_step(clustered):
-    (clustered.folder / "map").write_text("docker.io/kserve/kserve-controller:v0.20.0 registry.local:5000/controller:1\n")
+    (clustered.folder / "map").write_text(
+        "docker.io/kserve/kserve-controller:v0.20.0 registry.local:5000/controller:1\n"
+    )
     done = clustered.run_only("kserve", IMAGE_MAP=str(clustered.folder / "map"))
     assert done.returncode == 0, done.stderr
     objects = json.loads((clustered.state / "objects.json").read_text())
-    controller = objects["Deployment/kserve/kserve-controller-manager"]["document"]["spec"]["template"]["spec"]["containers"][0]
+    controller = objects["Deployment/kserve/kserve-controller-manager"]["document"]["spec"]["template"]["spec"][
+        "containers"
+    ][0]
     assert controller["image"] == "registry.local:5000/controller:1"
     assert "registry.local:5000/controller:1" in json.loads((clustered.state / "node-images.json").read_text())
 
@@ -430,7 +547,13 @@ def built(tmp_path_factory, small):
 
 def test_run_ends_with_what_runs_where_and_the_next_command(built):
     summary = built.first.stdout.partition("== summary")[2]
-    for text in ("Kubernetes      v1.34.11", "KServe          v0.20.0", "http://localhost:21300", "RELEASE.2025-09-07", "deploy_service.py --model-path"):
+    for text in (
+        "Kubernetes      v1.34.11",
+        "KServe          v0.20.0",
+        "http://localhost:21300",
+        "RELEASE.2025-09-07",
+        "deploy_service.py --model-path",
+    ):
         assert text in summary
 
 
@@ -448,19 +571,34 @@ def test_lock_records_every_file_and_then_has_the_last_word(built, tmp_path, sma
         assert re.search(rf"^[0-9a-f]{{64}}  {re.escape(name)}", lock, re.MULTILINE)
     assert "quay.io/thanos/minio" in lock
     machine = Machine(tmp_path / "machine", small)
-    (machine.repository / "provision/versions.lock").write_text(re.sub(r"[0-9a-f]{64}  istiod", "0" * 64 + "  istiod", lock))
+    (machine.repository / "provision/versions.lock").write_text(
+        re.sub(r"[0-9a-f]{64}  istiod", "0" * 64 + "  istiod", lock)
+    )
     refused = machine.run_only("tools", "istio")
-    assert refused.returncode == 1 and "istiod-1.27.1.tgz has sha256" in refused.stderr and "expected 000" in refused.stderr
+    assert (
+        refused.returncode == 1
+        and "istiod-1.27.1.tgz has sha256" in refused.stderr
+        and "expected 000" in refused.stderr
+    )
 
 
 # Where each step is killed: at its first change, in its middle or just before its end.
 KILLS = {
-    "check": [], "docker": ["after apt-get install"], "tools": ["before curl --fail"], "kind": ["after half of kind create cluster", "before docker update"],
-    "metallb": ["after docker exec mlops-poc-control-plane crictl pull"], "cert-manager": ["before kubectl apply"],
-    "istio": ["before kubectl rollout status --namespace istio-system deployment/istiod"], "knative": ["after curl --fail"],
-    "kserve": ["after kubectl rollout status"], "minio": ["before kubectl get secret", "before kubectl rollout status --namespace tenant-tiny"],
-    "haproxy": ["before systemctl reload-or-restart"], "python": ["before runuser --user root -- env --chdir=/ HOME"],
-    "transformer": ["before kind load docker-image"], "lock": ["before docker exec"], "summary": ["before kubectl rollout status --namespace kserve"],
+    "check": [],
+    "docker": ["after apt-get install"],
+    "tools": ["before curl --fail"],
+    "kind": ["after half of kind create cluster", "before docker update"],
+    "metallb": ["after docker exec mlops-poc-control-plane crictl pull"],
+    "cert-manager": ["before kubectl apply"],
+    "istio": ["before kubectl rollout status --namespace istio-system deployment/istiod"],
+    "knative": ["after curl --fail"],
+    "kserve": ["after kubectl rollout status"],
+    "minio": ["before kubectl get secret", "before kubectl rollout status --namespace tenant-tiny"],
+    "haproxy": ["before systemctl reload-or-restart"],
+    "python": ["before runuser --user root -- env --chdir=/ HOME"],
+    "transformer": ["before kind load docker-image"],
+    "lock": ["before docker exec"],
+    "summary": ["before kubectl rollout status --namespace kserve"],
 }
 
 
@@ -517,15 +655,28 @@ def test_new_password_restarts_minio(clustered):
 
 def test_unfit_machine_is_told_everything_that_is_wrong_before_anything_is_changed(machine, tmp_path):
     (tmp_path / "os-release").write_text('ID=fedora\nVERSION_ID="42"\n')
-    refused = machine.run(MIN_MEMORY_MB="99999999", MIN_CPUS="9999", MIN_DISK_GB="9999999", OS_RELEASE=str(tmp_path / "os-release"), STAND_IN_OFFLINE="1")
+    refused = machine.run(
+        MIN_MEMORY_MB="99999999",
+        MIN_CPUS="9999",
+        MIN_DISK_GB="9999999",
+        OS_RELEASE=str(tmp_path / "os-release"),
+        STAND_IN_OFFLINE="1",
+    )
     assert refused.returncode == 1
-    for text in ("fedora 42", "MB of memory; at least 99999999", "CPUs; at least 9999", "GB free", "no network: https://github.com"):
+    for text in (
+        "fedora 42",
+        "MB of memory; at least 99999999",
+        "CPUs; at least 9999",
+        "GB free",
+        "no network: https://github.com",
+    ):
         assert text in refused.stderr
     assert not machine.calls("changed") and not machine.root.exists()
 
 
 def test_taken_port_is_named(machine):
     import socket
+
     with socket.create_server(("127.0.0.1", 21100)):
         refused = machine.run("--only", "check")
     assert refused.returncode == 1 and "port 21100 is taken" in refused.stderr
@@ -535,13 +686,19 @@ def test_no_network_in_the_middle_says_what_could_not_be_had(machine):
     assert machine.run("--only", "docker").returncode == 0
     offline = machine.run("--only", "tools", STAND_IN_OFFLINE="1")
     assert offline.returncode == 1
-    assert "cannot download https://github.com/kubernetes-sigs/kind" in offline.stderr and "MIRROR_DIR" in offline.stderr
+    assert (
+        "cannot download https://github.com/kubernetes-sigs/kind" in offline.stderr and "MIRROR_DIR" in offline.stderr
+    )
 
 
 def test_tampered_download_is_deleted_and_not_installed(machine):
     refused = machine.run_only("tools", "metallb", METALLB_SHA256="0" * 64)
     assert refused.returncode == 1
-    assert "metallb-native-v0.16.1.yaml has sha256" in refused.stderr and "step metallb failed" in refused.stderr and "--from metallb" in refused.stderr
+    assert (
+        "metallb-native-v0.16.1.yaml has sha256" in refused.stderr
+        and "step metallb failed" in refused.stderr
+        and "--from metallb" in refused.stderr
+    )
     assert not list((machine.folder / "cache").rglob("metallb-native*"))
 
 
@@ -562,8 +719,12 @@ def test_deployment_that_never_becomes_ready_is_shown_with_its_reason_and_last_w
         script.write_text(script.read_text().replace("wait_for_deployments 300", "wait_for_deployments 1"))
     failed = clustered.run_only("metallb", STAND_IN_NEVER_READY="controller")
     assert failed.returncode == 1
-    for text in ("after 1 s still no deployment controller in metallb-system", "pod controller-7d9 in metallb-system is not ready: ImagePullBackOff: Back-off",
-                 "last words", "Running this step again is safe"):
+    for text in (
+        "after 1 s still no deployment controller in metallb-system",
+        "pod controller-7d9 in metallb-system is not ready: ImagePullBackOff: Back-off",
+        "last words",
+        "Running this step again is safe",
+    ):
         assert text in failed.stderr
     assert "coredns" not in failed.stderr
 

@@ -2,6 +2,7 @@
 
 Needs "docker info" to work; not part of a run without an engine. Port 21500 is the registry's.
 """
+
 import json
 import os
 import re
@@ -10,7 +11,6 @@ import socket
 import subprocess
 import tarfile
 import time
-from pathlib import Path
 
 import pytest
 from upstream_files import PROVISION
@@ -31,15 +31,24 @@ def docker(*arguments):
 
 def step(text, **environment):
     """Runs a line of a step."""
-    return subprocess.run(["bash", "-c", f'source "{PROVISION}/functions.sh"\n{text}'], capture_output=True, text=True, env=os.environ | environment)
+    return subprocess.run(
+        ["bash", "-c", f'source "{PROVISION}/functions.sh"\n{text}'],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+    )
 
 
 @pytest.fixture(scope="module")
 def digest(tmp_path_factory):
     """A registry with one image; the digest that it has there."""
     folder = tmp_path_factory.mktemp("registry")
-    (folder / "config.yml").write_text(f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {folder}/data}}}}\nhttp: {{addr: {REGISTRY}}}\n")
-    process = subprocess.Popen(["docker-registry", "serve", folder / "config.yml"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    (folder / "config.yml").write_text(
+        f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {folder}/data}}}}\nhttp: {{addr: {REGISTRY}}}\n"
+    )
+    process = subprocess.Popen(
+        ["docker-registry", "serve", folder / "config.yml"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         for _ in range(300):
             with socket.socket() as probe:
@@ -59,8 +68,11 @@ def digest(tmp_path_factory):
 
 
 def forget():
-    references = [f"{i['Repository']}:{i['Tag']}" if i["Tag"] != "<none>" else i["ID"] for i in map(json.loads, docker("image", "ls", "--digests", "--format", "{{json .}}").splitlines())
-                  if i["Repository"] == NAME]
+    references = [
+        f"{i['Repository']}:{i['Tag']}" if i["Tag"] != "<none>" else i["ID"]
+        for i in map(json.loads, docker("image", "ls", "--digests", "--format", "{{json .}}").splitlines())
+        if i["Repository"] == NAME
+    ]
     if references:
         docker("image", "rm", "--force", *sorted(set(references)))
 

@@ -3,6 +3,7 @@
 Ports 21400-21403: HAProxy, and the gateway's traffic, health and admin ports. HAProxy checks port 15021 of its
 backend's address, so Envoy listens there on an address of its own, 127.0.0.21.
 """
+
 import json
 import os
 import re
@@ -28,17 +29,48 @@ pytestmark = [
 ]
 
 # As Knative programs the gateway: a service is found by its exact host name, anything else is 404.
-ROUTES = {"virtual_hosts": [{"name": "service", "domains": [HOST], "routes": [{"match": {"prefix": "/"}, "direct_response": {"status": 200, "body": {"inline_string": '{"predictions": [5]}'}}}]}]}
+ROUTES = {
+    "virtual_hosts": [
+        {
+            "name": "service",
+            "domains": [HOST],
+            "routes": [
+                {
+                    "match": {"prefix": "/"},
+                    "direct_response": {"status": 200, "body": {"inline_string": '{"predictions": [5]}'}},
+                }
+            ],
+        }
+    ]
+}
 
 
 def listener(name, port, routes):
-    manager = {"@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager", "stat_prefix": name,
-               "route_config": routes, "http_filters": [
-                   # Buffers the body, so that one that is larger than the proxy allows would be read in full.
-                   {"name": "buffer", "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer", "max_request_bytes": 2 * LIMIT}},
-                   {"name": "router", "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}]}
-    return {"name": name, "address": {"socket_address": {"address": GATEWAY, "port_value": port}},
-            "per_connection_buffer_limit_bytes": 2 * LIMIT, "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}]}
+    manager = {
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": name,
+        "route_config": routes,
+        "http_filters": [
+            # Buffers the body, so that one that is larger than the proxy allows would be read in full.
+            {
+                "name": "buffer",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer",
+                    "max_request_bytes": 2 * LIMIT,
+                },
+            },
+            {
+                "name": "router",
+                "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
+            },
+        ],
+    }
+    return {
+        "name": name,
+        "address": {"socket_address": {"address": GATEWAY, "port_value": port}},
+        "per_connection_buffer_limit_bytes": 2 * LIMIT,
+        "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
+    }
 
 
 def wait_until(condition, what, attempts=300):
@@ -56,15 +88,43 @@ def listens(address, port):
 
 class Gateway:
     def __init__(self, folder):
-        healthy = {"virtual_hosts": [{"name": "health", "domains": ["*"], "routes": [{"match": {"path": "/healthz/ready"}, "direct_response": {"status": 200}}]}]}
+        healthy = {
+            "virtual_hosts": [
+                {
+                    "name": "health",
+                    "domains": ["*"],
+                    "routes": [{"match": {"path": "/healthz/ready"}, "direct_response": {"status": 200}}],
+                }
+            ]
+        }
         self.configuration = folder / "envoy.json"
-        self.configuration.write_text(json.dumps({"static_resources": {"listeners": [listener("traffic", 80, ROUTES), listener("health", 15021, healthy)]}}))
-        self.log = open(folder / "envoy.log", "wb")
+        self.configuration.write_text(
+            json.dumps(
+                {
+                    "static_resources": {
+                        "listeners": [listener("traffic", 80, ROUTES), listener("health", 15021, healthy)]
+                    }
+                }
+            )
+        )
+        self.log = (folder / "envoy.log").open("wb")
         self.process = None
 
     def start(self):
-        self.process = subprocess.Popen([ENVOY, "--config-path", self.configuration, "--use-dynamic-base-id", "--concurrency", "1", "--log-level", "warn"],
-                                        stdout=self.log, stderr=self.log)
+        self.process = subprocess.Popen(
+            [
+                ENVOY,
+                "--config-path",
+                self.configuration,
+                "--use-dynamic-base-id",
+                "--concurrency",
+                "1",
+                "--log-level",
+                "warn",
+            ],
+            stdout=self.log,
+            stderr=self.log,
+        )
         wait_until(lambda: listens(GATEWAY, 80) and listens(GATEWAY, 15021), "Envoy")
 
     def stop(self):
@@ -89,11 +149,18 @@ def haproxy(tmp_path_factory, gateway):
     assert not listens("127.0.0.1", PORT), f"port {PORT} is taken"
     folder = tmp_path_factory.mktemp("haproxy")
     text = (PROVISION / "haproxy.cfg").read_text()
-    for word, value in {"BIND_ADDRESS": "127.0.0.1", "PORT_KSERVE": str(PORT), "GATEWAY": GATEWAY, "MAX_BODY_BYTES": str(LIMIT)}.items():
+    for word, value in {
+        "BIND_ADDRESS": "127.0.0.1",
+        "PORT_KSERVE": str(PORT),
+        "GATEWAY": GATEWAY,
+        "MAX_BODY_BYTES": str(LIMIT),
+    }.items():
         text = text.replace(word, value)
     text = re.sub(r"^    (log /dev/log|user |group |stats socket).*\n", "", text, flags=re.MULTILINE)
     (folder / "haproxy.cfg").write_text(text)
-    process = subprocess.Popen(["haproxy", "-db", "-f", folder / "haproxy.cfg"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        ["haproxy", "-db", "-f", folder / "haproxy.cfg"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     try:
         wait_until(lambda: listens("127.0.0.1", PORT), "HAProxy")
         wait_until(lambda: ask().status_code == 200, "healthy gateway")
@@ -104,12 +171,22 @@ def haproxy(tmp_path_factory, gateway):
 
 
 def ask(host=HOST, **options):
-    return requests.post(f"{URL}/v1/models/textclustering:predict", headers={"Host": host, **options.pop("headers", {})}, timeout=60, **options)
+    return requests.post(
+        f"{URL}/v1/models/textclustering:predict",
+        headers={"Host": host, **options.pop("headers", {})},
+        timeout=60,
+        **options,
+    )
 
 
 def test_configuration_is_accepted_as_it_is(tmp_path):
     text = (PROVISION / "haproxy.cfg").read_text()
-    for word, value in {"BIND_ADDRESS": "127.0.0.1", "PORT_KSERVE": "30300", "GATEWAY": "172.18.255.200", "MAX_BODY_BYTES": str(LIMIT)}.items():
+    for word, value in {
+        "BIND_ADDRESS": "127.0.0.1",
+        "PORT_KSERVE": "30300",
+        "GATEWAY": "172.18.255.200",
+        "MAX_BODY_BYTES": str(LIMIT),
+    }.items():
         text = text.replace(word, value)
     (tmp_path / "haproxy.cfg").write_text(text)
     check = subprocess.run(["haproxy", "-c", "-f", tmp_path / "haproxy.cfg"], capture_output=True, text=True)

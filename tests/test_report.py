@@ -1,5 +1,6 @@
 """report.html, made by a training run and read as a browser reads it."""
 
+import itertools
 import json
 import os
 import re
@@ -9,10 +10,9 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import report
 from conftest import run_training
 from sklearn.cluster import KMeans
-
-import report
 from text_clustering import SILHOUETTE_SAMPLE, Corpus
 
 TOPICS = {
@@ -205,7 +205,7 @@ def summary_of(model, documents: int) -> dict:
 def test_neighbouring_clusters_differ_in_colour_and_no_two_clusters_look_the_same():
     places = np.column_stack([np.arange(36.0), np.zeros(36)])
     styles = report.choose_styles(places)
-    assert all(one["colour"] != other["colour"] for one, other in zip(styles, styles[1:]))
+    assert all(one["colour"] != other["colour"] for one, other in itertools.pairwise(styles))
     assert len({(style["colour"], style["marker"]) for style in styles}) == 36
 
 

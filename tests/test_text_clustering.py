@@ -12,13 +12,12 @@ import time
 import joblib
 import numpy as np
 import pytest
+import text_clustering
 from conftest import ROOT, run_training
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import Normalizer
-
-import text_clustering
 
 FILES = ["clusters.json", "model.joblib", "transformer.joblib"]
 
@@ -47,7 +46,9 @@ def write_jsonl(path, rows):
 
 def train_small(tmp_path, *options, rows=None):
     corpus = write_jsonl(tmp_path / "corpus.jsonl", rows or small_corpus())
-    return run_training("--dataset", corpus, "--clusters", "3", "--lsa", "5", "--output-dir", tmp_path / "out", *options)
+    return run_training(
+        "--dataset", corpus, "--clusters", "3", "--lsa", "5", "--output-dir", tmp_path / "out", *options
+    )
 
 
 def summary_in(folder) -> dict:

@@ -15,12 +15,12 @@ import joblib
 import numpy as np
 import pytest
 import sklearn
+import text_clustering
 from conftest import NAME, ROOT, free_port, log_of, start, start_transformer, stop, wait_until_ready
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 from sklearn.cluster import KMeans
 
-import text_clustering
 import transformer
 
 TEXT = "Creates a snapshot of the database cluster and copies it to another region."
@@ -109,10 +109,14 @@ def test_grpc_takes_raw_contents(service):
 
 
 def curl(*options, stdin=None) -> bytes:
-    return subprocess.run(["curl", "--silent", "--show-error", *options], input=stdin, capture_output=True, check=True).stdout
+    return subprocess.run(
+        ["curl", "--silent", "--show-error", *options], input=stdin, capture_output=True, check=True
+    ).stdout
 
 
-@pytest.mark.parametrize("header", [[], ["-H", "Content-Type: application/json; charset=utf-8"], ["-H", "Content-Type:"]])
+@pytest.mark.parametrize(
+    "header", [[], ["-H", "Content-Type: application/json; charset=utf-8"], ["-H", "Content-Type:"]]
+)
 def test_curl_of_the_seed_works_with_any_content_type(service, header):
     body = json.dumps({"instances": [[TEXT]]})
     answer = curl(f"{service.url}/v1/models/{NAME}:predict", "-d", body, *header)
@@ -171,7 +175,10 @@ BAD_V2 = {
     "shape of no length": ({"inputs": [tensor(shape=[])]}, "shape"),
     "no documents": ({"inputs": [tensor(shape=[0], data=[])]}, "is empty"),
     "blank document": ({"inputs": [tensor(data=[" "])]}, "has no text"),
-    "surrogate in the id": (b'{"id": "\\ud800", "inputs": [{"name": "t", "shape": [1], "datatype": "BYTES", "data": ["a"]}]}', ""),
+    "surrogate in the id": (
+        b'{"id": "\\ud800", "inputs": [{"name": "t", "shape": [1], "datatype": "BYTES", "data": ["a"]}]}',
+        "",
+    ),
     "not an object": ([], ""),
     "not json": (b"{", ""),
 }
@@ -238,7 +245,25 @@ def test_five_thousand_mangled_requests_cause_no_500(services, way):
     assert service.predict([TEXT]) != [-1]
 
 
-JUNK = [None, True, 0, -1, 1e308, 2**70, "", " ", "text", "\u0000", "\U0001f600", [], {}, [[]], [None], ["a", 1], {"a": "b"}]
+JUNK = [
+    None,
+    True,
+    0,
+    -1,
+    1e308,
+    2**70,
+    "",
+    " ",
+    "text",
+    "\u0000",
+    "\U0001f600",
+    [],
+    {},
+    [[]],
+    [None],
+    ["a", 1],
+    {"a": "b"},
+]
 JUNK_HEADERS = {
     "Content-Type": ["", "text/plain", "application/json", "application/octet-stream", "application/cloudevents+json", "é"],
     "Inference-Header-Content-Length": ["", "-1", "5", "99999", "x"],
@@ -322,7 +347,10 @@ def test_predictor_of_another_model_is_a_503(artefacts, tmp_path):
     service = start_transformer(artefacts, predictor, "v1")
     try:
         wait_until_ready(predictor), wait_until_ready(service)
-        statuses = {service.post("predict", {"instances": [text]})[0] for text in ("snapshot", "role", "bucket", "user", "image")}
+        statuses = {
+            service.post("predict", {"instances": [text]})[0]
+            for text in ("snapshot", "role", "bucket", "user", "image")
+        }
         assert 503 in statuses
     finally:
         stop(service), stop(predictor)
@@ -339,7 +367,9 @@ def copied(artefacts, tmp_path):
 
 
 def start_and_fail(folder) -> str:
-    service = start("transformer.py", "--transformer-path", folder / "transformer.joblib", "--model-path", folder / "model.joblib")
+    service = start(
+        "transformer.py", "--transformer-path", folder / "transformer.joblib", "--model-path", folder / "model.joblib"
+    )
     try:
         assert service.process.wait(timeout=60) == 1
         assert "Traceback" not in log_of(service)
@@ -400,7 +430,9 @@ def test_refuses_a_model_of_another_training_run(copied):
 
 def test_serves_artefacts_without_a_summary_with_a_warning(copied):
     (copied / "clusters.json").unlink()
-    service = start("transformer.py", "--transformer-path", copied / "transformer.joblib", "--model-path", copied / "model.joblib")
+    service = start(
+        "transformer.py", "--transformer-path", copied / "transformer.joblib", "--model-path", copied / "model.joblib"
+    )
     try:
         wait_until_ready(service)
         assert service.predict([TEXT]) != [-1]
@@ -410,7 +442,9 @@ def test_serves_artefacts_without_a_summary_with_a_warning(copied):
 
 
 def test_interrupt_ends_the_server_without_a_traceback(copied):
-    service = start("transformer.py", "--transformer-path", copied / "transformer.joblib", "--model-path", copied / "model.joblib")
+    service = start(
+        "transformer.py", "--transformer-path", copied / "transformer.joblib", "--model-path", copied / "model.joblib"
+    )
     try:
         wait_until_ready(service)
         service.process.send_signal(signal.SIGINT)
@@ -485,4 +519,3 @@ def metric(service, cluster) -> float:
 
 def similarities(service) -> float:
     return float(re.search(r"textclustering_similarity_count{.*?} (\S+)", service.metrics())[1])
-

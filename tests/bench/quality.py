@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Measure how well the clusters agree with the labels, over several seeds, beside the scikit-learn example.
 
-    python tests/bench/quality.py                        20 Newsgroups
-    python tests/bench/quality.py --dataset aws-docs     a second corpus
+python tests/bench/quality.py                        20 Newsgroups
+python tests/bench/quality.py --dataset aws-docs     a second corpus
 """
 
 import argparse
@@ -33,7 +33,7 @@ def main():
 
     corpus = text_clustering.load_corpus(arguments.dataset)
     raw = fetch_20newsgroups(subset="all").data if arguments.dataset == "20newsgroups" else corpus.documents
-    vectorizer, weights = text_clustering.fit_vectorizer(corpus.documents)
+    _, weights = text_clustering.fit_vectorizer(corpus.documents)
     print(f"{corpus.name}: {len(corpus.documents)} documents, {len(set(corpus.labels))} labels, k = 20")
     print(f"{'':32} V-measure          ARI                AMI                seconds")
 
@@ -63,7 +63,9 @@ def report(name: str, cluster, labels: list[str], seeds: int):
         with threadpool_limits(1):
             assigned = cluster(seed)
         seconds = time.perf_counter() - start
-        agreement = [score(labels, assigned) for score in (v_measure_score, adjusted_rand_score, adjusted_mutual_info_score)]
+        agreement = [
+            score(labels, assigned) for score in (v_measure_score, adjusted_rand_score, adjusted_mutual_info_score)
+        ]
         scores.append([*agreement, seconds])
     mean, deviation = np.mean(scores, axis=0), np.std(scores, axis=0)
     columns = "  ".join(f"{m:7.3f} +- {d:5.3f}" for m, d in zip(mean[:3], deviation[:3]))

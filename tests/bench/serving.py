@@ -48,7 +48,9 @@ def main():
             for way in ("no-op", "predictor", "naive", "in one process", "two, v1", "two, v2", "two, grpc-v2")
         }
     for documents in arguments.documents:
-        print(f"\n{documents} document(s) a request  requests/s  documents/s  / no-op  / naive   CPU ms  / no-op  / naive")
+        print(
+            f"\n{documents} document(s) a request  requests/s  documents/s  / no-op  / naive   CPU ms  / no-op  / naive"
+        )
         for (way, n), (rate, cpu) in rates.items():
             if n == documents:
                 (noop_rate, noop_cpu), (naive_rate, naive_cpu) = rates["no-op", n], rates["naive", n]
@@ -74,7 +76,7 @@ def measure(way: str, documents: int, model_dir: Path, arguments: argparse.Names
             grpc = way.endswith("grpc-v2")
             port = serve(stack, BENCH.parent / "sklearn_predictor.py", "--model_dir", model_dir, grpc=grpc)
             if way == "predictor":
-                instances = joblib.load(transformer_path).transform([text for text, in instances]).tolist()
+                instances = joblib.load(transformer_path).transform([text for (text,) in instances]).tolist()
             elif way == "naive":
                 port = serve(
                     stack, BENCH / "baselines.py", "--transformer-path", transformer_path,
@@ -138,7 +140,10 @@ def load(port: int, body: dict, arguments: argparse.Namespace) -> tuple[float, f
         servers = [child for child in psutil.Process().children() if child.name() != "wrk"]
         before = [sum(server.cpu_times()[:2]) for server in servers]
         result = subprocess.run(
-            [*wrk, "--duration", str(arguments.seconds), "--timeout", "30", url], check=True, capture_output=True, text=True
+            [*wrk, "--duration", str(arguments.seconds), "--timeout", "30", url],
+            check=True,
+            capture_output=True,
+            text=True,
         ).stdout
     if "Non-2xx" in result or "Socket errors" in result:
         sys.exit(f"The server answered with errors:\n{result}")

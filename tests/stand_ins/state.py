@@ -4,6 +4,7 @@ STAND_IN_STATE   the folder
 STAND_IN_PACKAGES  site-packages with PyYAML: the python3 of a tested script needs none
 STAND_IN_KILL    "before|after TEXT": kills the whole process group when a call contains TEXT, once
 """
+
 import json
 import os
 import signal
