@@ -17,8 +17,6 @@ import argparse
 import asyncio
 import functools
 import gc
-import hashlib
-import json
 import logging
 import math
 import sys
@@ -29,12 +27,10 @@ from typing import NamedTuple
 
 import aiohttp
 import grpc
-import joblib
 import kserve
 import numpy as np
 import orjson
 import prometheus_client
-import sklearn
 import uvloop
 from fastapi.exceptions import FastAPIDeprecationWarning, RequestValidationError
 from fastapi.responses import JSONResponse
@@ -51,11 +47,14 @@ from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 from kserve.protocol.rest.v2_datamodels import InferenceRequest
 from kserve.utils.utils import get_predict_response
 from sklearn.decomposition import TruncatedSVD
-from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import Normalizer
 from starlette.exceptions import HTTPException
+
+sys.path.append(str(Path(__file__).with_name("scripts")))
+import artefacts
+from artefacts import ArtefactError
 
 NO_CLUSTER = -1
 
@@ -91,63 +90,13 @@ def parse_arguments() -> argparse.Namespace:
 # ----------------------------------------------------------------------------------------------------- artefacts
 
 
-class ArtefactError(Exception):
-    """The artefacts cannot be served; the message says which one, why, and what to do."""
-
-
-def load_artefact(path: Path, summary: dict | None):
-    """Load a joblib file, after a check against the summary of its training run (clusters.json) where there is one.
-
-    Raises:
-        ArtefactError: the file is missing, is not a joblib file, or was made by another run or scikit-learn.
-    """
-    if not path.is_file():
-        raise ArtefactError(f"There is no file {path}. Train one with scripts/text_clustering.py.")
-    if summary:
-        check_versions(summary)
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest != summary["sha256"].get(path.name):
-            raise ArtefactError(
-                f"{path} is not the file that clusters.json describes (sha256 {digest}). "
-                "Copy all three files of one training run together, or train again."
-            )
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", InconsistentVersionWarning)
-        try:
-            return joblib.load(path)
-        except InconsistentVersionWarning as warning:
-            raise ArtefactError(
-                f"{path} was made with scikit-learn {warning.original_sklearn_version}, and this is "
-                f"{sklearn.__version__}. Train again with {sklearn.__version__}."
-            ) from warning
-        except Exception as error:
-            raise ArtefactError(f"{path} is not a joblib file of this Python ({error}). Train again.") from error
-
-
-def check_versions(summary: dict):
-    trained_with = summary["versions"]["scikit-learn"]
-    if trained_with != sklearn.__version__:
-        raise ArtefactError(
-            f"clusters.json says scikit-learn {trained_with}, and this is {sklearn.__version__}. "
-            f"Train again with scikit-learn {sklearn.__version__}."
-        )
-
-
 def load_summary(transformer_path: Path) -> dict | None:
-    """Read clusters.json, which tells how the artefacts were made and what the clusters mean; None without one."""
-    path = transformer_path.with_name("clusters.json")
+    """Read the clusters.json beside the transformer; None, with a warning, without one."""
+    path = transformer_path.with_name(artefacts.CLUSTERS_FILE)
     if not path.is_file():
         log.warning("No %s: the artefacts are taken on trust and :explain is off", path)
         return None
-    try:
-        summary = json.loads(path.read_bytes())
-        # Looked up here, so that what is missing is missed at the start.
-        summary["versions"]["scikit-learn"], summary["sha256"]["transformer.joblib"]
-        [(cluster["terms"], cluster["centroid"]) for cluster in summary["clusters"]]
-        return summary
-    except (ValueError, KeyError, TypeError) as error:
-        raise ArtefactError(f"{path} is not a summary of text_clustering.py ({error!r}). Train again.") from error
+    return artefacts.read_summary(path)
 
 
 class Lsa:
@@ -252,9 +201,11 @@ class TextClustering(kserve.Model):
         """
         arguments = self.arguments
         self.summary = load_summary(arguments.transformer_path)
-        self.lsa = Lsa(load_artefact(arguments.transformer_path, self.summary))
+        if self.summary:
+            artefacts.check_together(self.summary, arguments.model_path, arguments.transformer_path)
+        self.lsa = Lsa(artefacts.load(arguments.transformer_path, self.summary))
         if arguments.model_path:
-            self.kmeans = load_artefact(arguments.model_path, self.summary)
+            self.kmeans = artefacts.load(arguments.model_path, self.summary)
             self.centroids = self.kmeans.cluster_centers_
         elif self.summary:
             self.centroids = np.array([cluster["centroid"] for cluster in self.summary["clusters"]])

@@ -33,6 +33,7 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer
+
 from stub_kserve import StubKServe, free_port
 from stub_kubernetes import StubKubernetes
 

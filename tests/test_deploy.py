@@ -11,8 +11,9 @@ import kserve as kserve_sdk
 import kubernetes.client
 import minio
 import pytest
-import stub_kserve as kserve_module
 import yaml
+
+import stub_kserve as kserve_module
 from deploy_fixtures import *  # noqa: F403 - fixtures
 from deploy_fixtures import bucket_in, deploy_process, deploy_service, run_weed, stub_kserve, train
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 
 import pytest
+
 from deploy_fixtures import *  # noqa: F403 - fixtures
 from deploy_fixtures import IMAGE, bucket_in, deploy_process, deploy_service, train
 from stub_kubernetes import StubKubernetes

@@ -10,8 +10,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import upstream_files
 import yaml
+
+import upstream_files
 from upstream_files import PROVISION, STAND_INS, versions
 
 STEPS = [

@@ -13,6 +13,7 @@ import tarfile
 import time
 
 import pytest
+
 from upstream_files import PROVISION
 
 ENGINE = bool(shutil.which("docker")) and subprocess.run(["docker", "info"], capture_output=True).returncode == 0

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import requests
+
 from upstream_files import PROVISION, versions
 
 GATEWAY, PORT, LIMIT = "127.0.0.21", 21400, int(versions()["MAX_BODY_BYTES"])

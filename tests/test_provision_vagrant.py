@@ -8,6 +8,7 @@ import struct
 import subprocess
 
 import pytest
+
 from upstream_files import PROVISION, versions
 
 ROOT = PROVISION.parent

@@ -10,10 +10,12 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from sklearn.cluster import KMeans
+
 import report
 from conftest import run_training
-from sklearn.cluster import KMeans
-from text_clustering import SILHOUETTE_SAMPLE, Corpus
+from corpus import Corpus
+from text_clustering import SILHOUETTE_SAMPLE
 
 TOPICS = {
     "hockey": ["goalie", "puck", "rink", "playoff", "skates", "referee", "overtime"],

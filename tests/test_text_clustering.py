@@ -12,12 +12,14 @@ import time
 import joblib
 import numpy as np
 import pytest
-import text_clustering
-from conftest import ROOT, run_training
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import Normalizer
+
+import artefacts as contract
+import corpus as corpora
+from conftest import ROOT, run_training
 
 FILES = ["clusters.json", "model.joblib", "transformer.joblib"]
 
@@ -63,9 +65,9 @@ def test_training_writes_stock_scikit_learn_objects_that_belong_together(artefac
 
     summary = summary_in(artefacts)
     for name in ("model.joblib", "transformer.joblib"):
-        assert text_clustering.sha256(artefacts / name) == summary["sha256"][name]
+        assert contract.sha256(artefacts / name) == summary["sha256"][name]
 
-    corpus = text_clustering.load_aws_docs()
+    corpus = corpora.load_aws_docs()
     assert np.array_equal(model.predict(pipeline.transform(corpus.documents)), model.labels_)
 
 
@@ -111,7 +113,7 @@ def test_separable_topics_are_separated(tmp_path):
 
 def test_post_is_subject_and_body_without_other_headers():
     post = "From: someone@mail.host\nSubject: Re: Leaky pucks\nNNTP-Posting-Host: news.host\n\nThe body.\n\nIts end."
-    title, document = text_clustering.parse_post(post)
+    title, document = corpora.parse_post(post)
     assert title == "Leaky pucks"
     assert "The body.\n\nIts end." in document and "Leaky pucks" in document
     assert "host" not in document
@@ -153,7 +155,7 @@ def as_unlabelled_jsonl(tmp_path, rows):
 @pytest.mark.parametrize("write", [as_folders, as_csv, as_jsonl, as_jsonl_gz])
 def test_labelled_corpus_is_read_whole(tmp_path, write):
     rows = small_corpus()
-    corpus = text_clustering.load_corpus(str(write(tmp_path, rows)))
+    corpus = corpora.load_corpus(str(write(tmp_path, rows)))
     assert sorted(zip(corpus.labels, corpus.documents)) == sorted((row["label"], row["text"]) for row in rows)
 
 
@@ -241,7 +243,7 @@ def test_failed_replacement_puts_the_previous_files_back(tmp_path, monkeypatch):
     names = [path.name for path in source.iterdir()]
     monkeypatch.setattr(os, "replace", fail_on_the_last_new_file)
     with pytest.raises(OSError, match="read-only"):
-        text_clustering.replace_all(source, target)
+        contract.replace_all(source, target)
     assert {(target / name).read_text() for name in FILES} == {"old"}
 
 

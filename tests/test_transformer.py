@@ -15,13 +15,13 @@ import joblib
 import numpy as np
 import pytest
 import sklearn
-import text_clustering
-from conftest import NAME, ROOT, free_port, log_of, start, start_transformer, stop, wait_until_ready
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 from sklearn.cluster import KMeans
 
+import corpus as corpora
 import transformer
+from conftest import NAME, ROOT, free_port, log_of, start, start_transformer, stop, wait_until_ready
 
 TEXT = "Creates a snapshot of the database cluster and copies it to another region."
 UNKNOWN = "qzxv wvutz 12 34"
@@ -29,7 +29,7 @@ UNKNOWN = "qzxv wvutz 12 34"
 
 @pytest.fixture(scope="session")
 def corpus():
-    return text_clustering.load_aws_docs()
+    return corpora.load_aws_docs()
 
 
 @pytest.fixture(scope="session")
@@ -389,7 +389,9 @@ def change_summary(folder, change):
 def test_refuses_a_file_that_is_not_the_one_of_the_summary(copied, name):
     with (copied / name).open("ab") as file:
         file.write(b"\0")
-    assert re.search(rf"{name} is not the file that clusters.json describes .* train again", start_and_fail(copied))
+    assert re.search(
+        rf"{name} is not of the training run that clusters.json describes .* train again", start_and_fail(copied)
+    )
 
 
 def test_refuses_another_scikit_learn(copied):
@@ -408,7 +410,7 @@ def test_refuses_another_scikit_learn_without_a_summary(copied):
 
 def test_refuses_a_missing_file(copied):
     (copied / "transformer.joblib").unlink()
-    assert "There is no file" in start_and_fail(copied)
+    assert "transformer.joblib is not there" in start_and_fail(copied)
 
 
 def test_refuses_a_file_that_is_not_joblib(copied):

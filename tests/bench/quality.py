@@ -21,7 +21,9 @@ from sklearn.preprocessing import Normalizer
 from threadpoolctl import threadpool_limits
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-import text_clustering
+from clustering import fit_clusters
+from corpus import load_corpus
+from vocabulary import fit_vectorizer
 
 
 def main():
@@ -31,9 +33,9 @@ def main():
     parser.add_argument("--seeds", type=int, default=5)
     arguments = parser.parse_args()
 
-    corpus = text_clustering.load_corpus(arguments.dataset)
+    corpus = load_corpus(arguments.dataset)
     raw = fetch_20newsgroups(subset="all").data if arguments.dataset == "20newsgroups" else corpus.documents
-    _, weights = text_clustering.fit_vectorizer(corpus.documents)
+    _, weights = fit_vectorizer(corpus.documents)
     print(f"{corpus.name}: {len(corpus.documents)} documents, {len(set(corpus.labels))} labels, k = 20")
     print(f"{'':32} V-measure          ARI                AMI                seconds")
 
@@ -42,7 +44,7 @@ def main():
         for minibatch in (True, False):
             report(
                 f"LSA {lsa}, {'mini-batch ' if minibatch else ''}k-means",
-                lambda seed: text_clustering.fit_clusters(weights, 20, lsa, minibatch, seed, False)[1].labels_,
+                lambda seed: fit_clusters(weights, 20, lsa, minibatch, seed, False)[1].labels_,
                 corpus.labels,
                 arguments.seeds,
             )
