@@ -7,7 +7,6 @@ or else the stub of stub_kubernetes.py. kubectl is always the real one.
 """
 
 import contextlib
-import hashlib
 import io
 import json
 import logging
@@ -25,9 +24,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import boto3
-import joblib
 import pytest
-import sklearn
 from sklearn.cluster import KMeans
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -39,7 +36,13 @@ from stub_kubernetes import StubKubernetes
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "deploy_service.py"
 sys.path.insert(0, str(SCRIPT.parent))
+import artefacts  # noqa: E402
 import deploy_service  # noqa: E402
+import manifests  # noqa: E402, F401
+import waiting  # noqa: E402
+from artefacts import ArtefactError  # noqa: E402, F401
+from failure import BadInput  # noqa: E402, F401
+from naming_rules import check_names  # noqa: E402, F401
 
 IMAGE = "docker.io/mlops-poc/sklearn-transformer:test"
 TOPICS = [
@@ -54,39 +57,28 @@ TOPICS = [
 
 def train(directory, seed=0):
     """The three files of a training run on three plain topics; the seed makes the version."""
-    directory.mkdir(parents=True)
     documents = [" ".join(topic.split()[i % 7 :] + topic.split()[:3]) for topic in TOPICS for i in range(9)]
     transformer = make_pipeline(TfidfVectorizer(), TruncatedSVD(4, random_state=seed), Normalizer(copy=False))
     model = KMeans(3, n_init=3, random_state=seed)
     labels = model.fit_predict(transformer.fit_transform(documents))
-    joblib.dump(model, directory / "model.joblib")
-    joblib.dump(transformer, directory / "transformer.joblib")
     topics = {int(label): TOPICS[position // 9] for position, label in enumerate(labels)}
-    (directory / "clusters.json").write_text(
-        json.dumps(
+    summary = artefacts.summarise(
+        created=f"2026-11-24T02:30:0{seed}+00:00",
+        dataset={"name": "topics", "documents": len(documents)},
+        settings={"seed": seed},
+        metrics={"v_measure": 1.0, "adjusted_rand_index": 0.9, "silhouette": 0.25},
+        clusters=[
             {
-                "created": f"2026-11-24T02:30:0{seed}+00:00",
-                "dataset": {"name": "topics", "documents": len(documents)},
-                "settings": {"seed": seed},
-                "metrics": {"v_measure": 1.0, "adjusted_rand_index": 0.9, "silhouette": 0.25},
-                "versions": {"scikit-learn": sklearn.__version__},
-                "sha256": {
-                    name: hashlib.sha256((directory / name).read_bytes()).hexdigest()
-                    for name in ("model.joblib", "transformer.joblib")
-                },
-                "clusters": [
-                    {
-                        "cluster": number,
-                        "size": 9,
-                        "terms": [[term, 0.3] for term in topics[number].split()],
-                        "titles": [],
-                        "centroid": model.cluster_centers_[number].tolist(),
-                    }
-                    for number in range(3)
-                ],
+                "cluster": number,
+                "size": 9,
+                "terms": [[term, 0.3] for term in topics[number].split()],
+                "titles": [],
+                "centroid": model.cluster_centers_[number].tolist(),
             }
-        )
+            for number in range(3)
+        ],
     )
+    artefacts.save(directory, model, transformer, summary)
     return directory
 
 
@@ -278,7 +270,7 @@ def deploy(cluster, store, training_runs, tmp_path, monkeypatch):
 
     In this process: loading the libraries anew takes longer than all that the script does.
     """
-    monkeypatch.setattr(deploy_service, "STUCK_SECONDS", 0)
+    monkeypatch.setattr(waiting, "STUCK_SECONDS", 0)
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
 

@@ -12,10 +12,11 @@ import kubernetes.client
 import minio
 import pytest
 import yaml
+from minio.credentials import StaticProvider
 
 import stub_kserve as kserve_module
 from deploy_fixtures import *  # noqa: F403 - fixtures
-from deploy_fixtures import bucket_in, deploy_process, deploy_service, run_weed, stub_kserve, train
+from deploy_fixtures import bucket_in, deploy_process, manifests, run_weed, stub_kserve, train
 
 
 def version(done):
@@ -225,7 +226,7 @@ def fits_pydantic(value, kind, path):
 
 def test_a_number_like_key_survives_yaml(deploy, cluster, kserve, store):
     """kubectl's YAML takes 12e4 for a number; PyYAML writes it without quotes."""
-    text = deploy_service.dump(
+    text = manifests.dump(
         {
             "apiVersion": "v1",
             "kind": "ConfigMap",
@@ -282,7 +283,7 @@ def test_minio_user_without_admin_rights_falls_back_with_a_warning(deploy, clust
     admin = minio.MinioAdmin(
         endpoint=minio_store.url.split("//")[1],
         secure=False,
-        credentials=deploy_service.StaticProvider(*minio_store.keys),
+        credentials=StaticProvider(*minio_store.keys),
     )
     admin.user_add("writer", "writersecret")
     admin.policy_set("readwrite", user="writer")

@@ -5,10 +5,21 @@ import os
 import shutil
 import signal
 
+import minio
 import pytest
+from minio.credentials import StaticProvider
 
 from deploy_fixtures import *  # noqa: F403 - fixtures
-from deploy_fixtures import IMAGE, bucket_in, deploy_process, deploy_service, train
+from deploy_fixtures import (
+    IMAGE,
+    ArtefactError,
+    BadInput,
+    bucket_in,
+    check_names,
+    deploy_process,
+    deploy_service,
+    train,
+)
 from stub_kubernetes import StubKubernetes
 
 
@@ -34,7 +45,7 @@ def test_the_seed_command_line_and_its_defaults_still_stand():
             "agmangas/sklearn-transformer:latest",
         ]
     )
-    deploy_service.check_names(parsed)
+    check_names(vars(parsed))
     assert parsed.minio_endpoint == "http://localhost:30100"
     assert parsed.minio_endpoint_cluster == "minio-service.tenant-tiny:9000"
     assert parsed.bucket == "textclustering" and parsed.wait and not parsed.dry_run
@@ -42,7 +53,7 @@ def test_the_seed_command_line_and_its_defaults_still_stand():
 
 @pytest.mark.parametrize("name", ["a", "text-clustering", "x" * 46, "a1"])
 def test_a_model_name_that_kserve_takes_is_taken(name):
-    deploy_service.check_names(options(model_name=name, bucket="a-bucket"))
+    check_names(vars(options(model_name=name, bucket="a-bucket")))
 
 
 @pytest.mark.parametrize(
@@ -78,8 +89,8 @@ def test_a_model_name_that_kserve_takes_is_taken(name):
     ],
 )
 def test_a_wrong_name_is_refused_and_named(flag, value):
-    with pytest.raises(deploy_service.BadInput) as refused:
-        deploy_service.check_names(options(**{flag: value}))
+    with pytest.raises(BadInput) as refused:
+        check_names(vars(options(**{flag: value})))
     assert f"--{flag.replace('_', '-')}" in str(refused.value) and value in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -137,8 +148,8 @@ def test_bad_artefacts_are_refused(case, tmp_path):
     spoil, expected = BAD_ARTEFACTS[case]
     directory = train(tmp_path / "artefacts")
     spoil(directory)
-    with pytest.raises(deploy_service.BadInput, match=expected) as refused:
-        deploy_service.check_artefacts(directory / "model.joblib", directory / "transformer.joblib")
+    with pytest.raises(ArtefactError, match=expected) as refused:
+        deploy_service.check_version(directory / "model.joblib", directory / "transformer.joblib")
     assert "\n" not in str(refused.value)
 
 
@@ -153,7 +164,7 @@ def test_bad_artefacts_touch_neither_store_nor_cluster(deploy, cluster, store, t
 
 def test_the_version_is_that_of_the_content_of_the_three_files(tmp_path, training_runs):
     def version(directory):
-        return deploy_service.check_artefacts(directory / "model.joblib", directory / "transformer.joblib").version
+        return deploy_service.check_version(directory / "model.joblib", directory / "transformer.joblib").name
 
     shutil.copytree(training_runs[0], tmp_path / "copy")
     assert version(tmp_path / "copy") == version(training_runs[0]) != version(training_runs[1])
@@ -294,10 +305,10 @@ def read_until(process, text):
 def test_bucket_of_another_user_of_minio(deploy, kserve, minio_store):
     """MinIO has owners only by policy: a user who may do nothing sees nobody's buckets."""
     place = bucket_in(minio_store)
-    admin = deploy_service.minio.MinioAdmin(
+    admin = minio.MinioAdmin(
         endpoint=minio_store.url.split("//")[1],
         secure=False,
-        credentials=deploy_service.StaticProvider(*minio_store.keys),
+        credentials=StaticProvider(*minio_store.keys),
     )
     admin.user_add("outsider", "outsidersecret")
     done = deploy(store=place, AWS_ACCESS_KEY_ID="outsider", AWS_SECRET_ACCESS_KEY="outsidersecret")

@@ -1,0 +1,61 @@
+"""What names, addresses and sizes may look like, by the rules of KServe, Kubernetes, Knative and S3.
+
+https://github.com/kserve/kserve/blob/v0.20.0/pkg/apis/serving/v1beta1/inference_service_validation.go
+https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
+"""
+
+import ipaddress
+import re
+
+from failure import BadInput
+
+QUANTITY = (r"\d+(\.\d+)?(m|[kMGT]i?)?", "a Kubernetes quantity such as 100m, 1 or 512Mi")
+RULES = {
+    # The longest label made of it is the host name prev-NAME-transformer: 63 characters at most.
+    "model_name": (
+        r"[a-z]([-a-z0-9]{0,44}[a-z0-9])?",
+        "at most 46 lower-case letters, digits and '-', starting with a letter and not ending with '-'",
+    ),
+    "namespace": (
+        r"(?!kube-)[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?",
+        "at most 63 lower-case letters, digits and '-', not starting or ending with '-', nor starting with kube-",
+    ),
+    "bucket": (
+        r"(?!xn--|sthree-|amzn-s3-demo-)(?!.*\.\.)(?!.*(-s3alias|--ol-s3|--x-s3|\.mrap)$)"
+        r"[a-z0-9][-.a-z0-9]{1,61}[a-z0-9]",
+        "3 to 63 lower-case letters, digits, '-' and '.', "
+        "starting and ending with a letter or digit, and no prefix or suffix that S3 reserves",
+    ),
+    "minio_endpoint": (r"https?://[^/\s]+/?", "http://HOST:PORT"),
+    "minio_endpoint_cluster": (r"(https?://)?[^/\s]+/?", "HOST:PORT"),
+    "ingress": (r"https?://[^/\s]+/?", "http://HOST:PORT"),
+    "transformer_image": (
+        r"[a-z0-9][\w.\-/:@]*",
+        "an image name such as docker.io/mlops-poc/sklearn-transformer:1.0.0",
+    ),
+    "cpu_request": QUANTITY,
+    "cpu_limit": QUANTITY,
+    "memory_request": QUANTITY,
+    "memory_limit": QUANTITY,
+}
+
+
+def check_names(values):
+    """Check the values of options, by name. Raises BadInput, which names the flag and says what it takes."""
+    for name, (pattern, form) in RULES.items():
+        value, flag = values.get(name), "--" + name.replace("_", "-")
+        if value is not None and not re.fullmatch(pattern, value):
+            raise BadInput(f"{flag} {value!r} is not allowed: it takes {form}")
+        # KServe takes a host name that contains it for one of those that it made before 0.11.
+        if name in ("model_name", "namespace") and "-default" in value:
+            raise BadInput(f"{flag} {value!r} is not allowed: KServe cannot route names that contain '-default'")
+    if is_ip_address(values["bucket"]):
+        raise BadInput(f"--bucket {values['bucket']!r} is not allowed: an IP address is no bucket name")
+
+
+def is_ip_address(text):
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
