@@ -23,6 +23,9 @@ clusters.json holds
         terms       [[term, weight], ...], the heaviest first
         titles      of its most central documents
         centroid    in the space of the transformer, a number a dimension
+        similarity  of its documents to the centroid: cosine by quantile, "0.05", "0.25", "0.5", "0.75" and "0.95"
+    baseline    what a service is held against (baseline.py): unknown, the share of the documents without a known
+                term; similarity, the same quantiles over all clusters
 
 version.json lies beside the three files of a version in the store. It is written last, and without it the version does
 not count. It holds format, version, uploaded (ISO 8601 in UTC), sha256 by key below the version's prefix, and created,
@@ -157,6 +160,7 @@ def read_summary(path: Path) -> dict:
             )
         # Looked up here, so that what is missing is missed at the start.
         summary["versions"]["scikit-learn"], summary["sha256"][MODEL_FILE], summary["sha256"][TRANSFORMER_FILE]
+        summary["baseline"]["unknown"], summary["baseline"]["similarity"]
         [
             (cluster["cluster"], cluster["size"], cluster["terms"], cluster["centroid"])
             for cluster in summary["clusters"]

@@ -16,7 +16,7 @@ log = logging.getLogger("text_clustering")
 
 def fit_clusters(
     weights: csr_matrix, clusters: int, lsa: int, minibatch: bool, seed: int, verbose: bool
-) -> tuple[TruncatedSVD, KMeans, np.ndarray]:
+) -> tuple[TruncatedSVD, KMeans, np.ndarray, np.ndarray]:
     """Fit LSA and k-means, and turn the LSA space so that it shows the clusters best.
 
     k-means finds clusters by the directions in which the documents differ most, of which many have nothing to do
@@ -29,8 +29,9 @@ def fit_clusters(
         weights: TF-IDF, shape (documents, terms).
 
     Returns:
-        The SVD with its turned components, shape (clusters, terms); the k-means model; and the vectors that it was
-        trained on, unit rows of shape (documents, clusters).
+        The SVD with its turned components, shape (clusters, terms); the k-means model; the vectors that it was trained
+        on, unit rows of shape (documents, clusters); and the same documents before the LSA space was turned, unit rows
+        of shape (documents, lsa).
     """
     svd = TruncatedSVD(lsa, random_state=seed)
     lsa_vectors = normalize(svd.fit_transform(weights))
@@ -54,7 +55,7 @@ def fit_clusters(
         )
     else:
         model = KMeans(clusters, init=start, n_init=1, random_state=seed, verbose=verbose)
-    return svd, model.fit(vectors), vectors
+    return svd, model.fit(vectors), vectors, lsa_vectors
 
 
 def attempt(lsa_vectors: np.ndarray, clusters: int, seed: int, verbose: bool) -> np.ndarray:

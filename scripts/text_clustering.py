@@ -38,6 +38,7 @@ from threadpoolctl import threadpool_limits
 
 import artefacts
 from artefacts import CLUSTERS_FILE, MODEL_FILE, TRANSFORMER_FILE
+from baseline import measure_baseline
 from clustering import fit_clusters
 from corpus import CorpusError, load_corpus
 from vocabulary import fit_vectorizer
@@ -190,12 +191,15 @@ def train(arguments: argparse.Namespace):
     # One thread: more would save a few seconds on an idle machine and cost minutes on a busy one, where they wait for
     # each other; and the order of their sums would make the clusters depend on the number of cores.
     with threadpool_limits(1), timed(f"Fitting LSA and k-means with {arguments.clusters} clusters"):
-        svd, model, vectors = fit_clusters(
+        svd, model, vectors, lsa_vectors = fit_clusters(
             weights, arguments.clusters, dimensions, not arguments.no_minibatch, arguments.seed, arguments.verbose
         )
+        baseline, similarities = measure_baseline(lsa_vectors, model.labels_, arguments.clusters)
     with timed("Scoring and describing the clusters"):
         scores = measure(svd, model, vectors, corpus.labels, arguments.seed)
         clusters = describe_clusters(vectorizer, weights, model, vectors, corpus.titles)
+        for cluster, similarity in zip(clusters, similarities):
+            cluster["similarity"] = similarity
     log_report(scores, clusters)
 
     summary = artefacts.summarise(
@@ -208,6 +212,7 @@ def train(arguments: argparse.Namespace):
         },
         metrics=scores,
         clusters=clusters,
+        baseline=baseline,
     )
     texts = {}
     if arguments.report:

@@ -77,6 +77,7 @@ def train(directory, seed=0):
             }
             for number in range(3)
         ],
+        baseline={"unknown": 0, "similarity": {"0.5": 0.9}},
     )
     artefacts.save(directory, model, transformer, summary)
     return directory

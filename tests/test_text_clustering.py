@@ -71,6 +71,14 @@ def test_training_writes_stock_scikit_learn_objects_that_belong_together(artefac
     assert np.array_equal(model.predict(pipeline.transform(corpus.documents)), model.labels_)
 
 
+def test_a_training_tells_what_is_normal(artefacts):
+    summary = summary_in(artefacts)
+    for similarity in [summary["baseline"]["similarity"], *(c["similarity"] for c in summary["clusters"])]:
+        values = [similarity[quantile] for quantile in ("0.05", "0.25", "0.5", "0.75", "0.95")]
+        assert values == sorted(values) and 0 < values[0] < values[-1] <= 1
+    assert summary["baseline"]["unknown"] == 0
+
+
 def test_summary_describes_every_cluster(artefacts):
     summary = summary_in(artefacts)
     assert summary["dataset"]["name"] == "aws-docs" and summary["dataset"]["labels"] == 20

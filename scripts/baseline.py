@@ -1,0 +1,61 @@
+"""What is normal: how near documents like those of the training are to the clusters, for a service to be held against.
+
+The documents of the training itself look nearer than any later one can be, because the space was turned to show their
+clusters best. So each document is measured in a space and against centroids that were fitted without it: in five
+parts, each of them measured by what the other four teach. Median cosine to the centroid, on 20 Newsgroups, of models
+made from so many posts:
+
+    posts     of the training   left out in turn   of posts never seen
+    15,076              0.928              0.927                 0.929
+     2,000              0.909              0.901                 0.901
+       500              0.896              0.820                 0.824
+"""
+
+import numpy as np
+from sklearn.preprocessing import normalize
+
+from clustering import discriminative_directions, means
+
+PARTS = 5
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+def measure_baseline(lsa_vectors: np.ndarray, labels: np.ndarray, clusters: int) -> tuple[dict, list[dict]]:
+    """Measure what the documents of the training look like to a service that has never seen them.
+
+    Args:
+        lsa_vectors: unit rows of the LSA space before it was turned, shape (documents, dimensions); rows of zeros are
+            documents without a known term.
+        labels: the clusters of the documents, shape (documents,).
+
+    Returns:
+        "baseline" of clusters.json, and "similarity" of each of its clusters.
+    """
+    known = lsa_vectors.any(axis=1)
+    assigned, similarities = leave_out(lsa_vectors[known], labels[known], clusters)
+    baseline = {"unknown": round(float(1 - known.mean()), 6), "similarity": quantiles(similarities)}
+    return baseline, [quantiles(similarities[assigned == number]) for number in range(clusters)]
+
+
+def leave_out(lsa_vectors: np.ndarray, labels: np.ndarray, clusters: int) -> tuple[np.ndarray, np.ndarray]:
+    """Assign each document, and tell its cosine to the centroid, by what the documents of the other parts teach.
+
+    Returns:
+        Clusters and similarities, both of shape (documents,).
+    """
+    part = np.arange(len(labels)) % PARTS
+    assigned, similarities = np.empty(len(labels), dtype=int), np.empty(len(labels))
+    for number in range(PARTS):
+        others, left_out = np.flatnonzero(part != number), np.flatnonzero(part == number)
+        directions = discriminative_directions(lsa_vectors[others], labels[others], clusters)
+        centroids = normalize(means(normalize(lsa_vectors[others] @ directions), labels[others], clusters))
+        cosines = normalize(lsa_vectors[left_out] @ directions) @ centroids.T
+        assigned[left_out], similarities[left_out] = cosines.argmax(axis=1), cosines.max(axis=1)
+    return assigned, similarities
+
+
+def quantiles(similarities: np.ndarray) -> dict:
+    """Quantiles as clusters.json has them: cosines by name of the quantile, none where there are no documents."""
+    if not len(similarities):
+        return {}
+    return {str(q): round(float(value), 4) for q, value in zip(QUANTILES, np.quantile(similarities, QUANTILES))}
