@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import botocore.loaders
+import numpy as np
 from sklearn.datasets import fetch_20newsgroups, get_data_home
 
 AWS_SERVICES = 20
@@ -29,6 +30,12 @@ class Corpus(NamedTuple):
     documents: list[str]
     titles: list[str]
     labels: list[str] | None
+
+    def select(self, chosen: np.ndarray) -> "Corpus":
+        """The documents at the chosen positions, or where a mask of shape (documents,) is true."""
+        places = np.arange(len(self.documents))[chosen].tolist()
+        columns = (None if column is None else [column[place] for place in places] for column in self[1:])
+        return Corpus(self.name, *columns)
 
 
 class CorpusError(Exception):

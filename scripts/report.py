@@ -64,19 +64,18 @@ def make_report(summary: dict, corpus, model: KMeans, vectors: np.ndarray, silho
     Args:
         summary: what clusters.json holds.
         corpus: the text_clustering.Corpus that the model was trained on.
-        vectors: what the transformer made of its documents: unit vectors of shape (documents, lsa). A document
-            without a known term has a zero vector; it takes no part in the map and is nobody's example.
+        vectors: what the transformer made of its documents, all of which have a known term: unit vectors of shape
+            (documents, lsa).
         silhouette_sample: the number of documents that the silhouette in the summary was measured on.
     """
     seed = summary["settings"]["seed"]
-    known = np.flatnonzero(vectors.any(axis=1))
-    shown = known
-    if len(known) > MAP_DOCUMENTS:
-        shown = np.sort(np.random.default_rng(seed).choice(known, MAP_DOCUMENTS, replace=False))
+    shown = np.arange(len(vectors))
+    if len(vectors) > MAP_DOCUMENTS:
+        shown = np.sort(np.random.default_rng(seed).choice(shown, MAP_DOCUMENTS, replace=False))
     positions = lay_out(vectors[shown], seed)
     places = label_places(positions, model.labels_[shown], model.n_clusters)
     styles = choose_styles(places)
-    nearness = Nearness(model, vectors, known)
+    nearness = Nearness(model, vectors)
     silhouettes = silhouette_per_cluster(model, vectors, silhouette_sample, seed)
     clusters = [
         cluster
@@ -98,7 +97,6 @@ def make_report(summary: dict, corpus, model: KMeans, vectors: np.ndarray, silho
         metrics=METRICS,
         markers=MARKERS,
         documents_shown=len(shown),
-        documents_unknown=len(vectors) - len(known),
         silhouette_sample=min(silhouette_sample, len(vectors)),
         bokeh="\n".join(Resources(mode="inline", components=["bokeh", "bokeh-gl"]).js_raw),
         map=json_item(draw_map(positions, places, clusters, [corpus.titles[i] for i in shown], model.labels_[shown])),
@@ -242,19 +240,18 @@ def clip(text: str, length: int) -> str:
 
 
 class Nearness:
-    """How near each document with a known term is to its centroid and to the runner-up, the second nearest one."""
+    """How near each document is to its centroid and to the runner-up, the second nearest one."""
 
-    def __init__(self, model: KMeans, vectors: np.ndarray, known: np.ndarray):
-        self.known = known
-        self.assigned = model.labels_[known]
-        distances = model.transform(vectors[known])
-        rows = np.arange(len(known))
+    def __init__(self, model: KMeans, vectors: np.ndarray):
+        self.assigned = model.labels_
+        distances = model.transform(vectors)
+        rows = np.arange(len(vectors))
         self.distance = distances[rows, self.assigned]
         distances[rows, self.assigned] = np.inf
         self.runner_up = distances.argmin(axis=1)
         self.margin = distances[rows, self.runner_up] - self.distance
         lengths = np.linalg.norm(model.cluster_centers_, axis=1, keepdims=True)
-        self.cosines = vectors[known] @ (model.cluster_centers_ / np.where(lengths > 0, lengths, 1)).T
+        self.cosines = vectors @ (model.cluster_centers_ / np.where(lengths > 0, lengths, 1)).T
 
     def examples(self, cluster: int, corpus, kind: str) -> list[dict]:
         """The documents nearest to the centroid ("central"), or the ones as near to another one ("doubtful")."""
@@ -262,13 +259,13 @@ class Nearness:
         order = np.argsort((self.distance if kind == "central" else self.margin)[members], kind="stable")
         examples = {}
         for row in members[order]:
-            title = corpus.titles[self.known[row]]
+            title = corpus.titles[row]
             if title in examples:
                 continue
             examples[title] = {
                 "title": clip(title, EXCERPT),
-                "excerpt": excerpt(corpus.documents[self.known[row]], title),
-                "label": corpus.labels[self.known[row]] if corpus.labels else None,
+                "excerpt": excerpt(corpus.documents[row], title),
+                "label": corpus.labels[row] if corpus.labels else None,
                 "similarity": self.cosines[row, cluster],
                 "runner_up": self.runner_up[row],
                 "runner_up_similarity": self.cosines[row, self.runner_up[row]],

@@ -40,7 +40,7 @@ import artefacts
 from artefacts import CLUSTERS_FILE, MODEL_FILE, TRANSFORMER_FILE
 from baseline import measure_baseline
 from clustering import fit_clusters
-from corpus import CorpusError, load_corpus
+from corpus import Corpus, CorpusError, load_corpus
 from vocabulary import fit_vectorizer
 
 REPORT_FILE = "report.html"
@@ -163,6 +163,14 @@ def timed(what: str):
     log.info("%s: done in %.1f s", what, time.perf_counter() - start)
 
 
+def require_documents(corpus: Corpus, clusters: int, what: str):
+    if len(corpus.documents) < clusters:
+        raise CorpusError(
+            f"{corpus.name} has {len(corpus.documents)} {what}, fewer than the {clusters} clusters asked for: "
+            "choose a smaller --clusters."
+        )
+
+
 def train(arguments: argparse.Namespace):
     """Load, fit, report, save."""
     if arguments.report:
@@ -172,17 +180,18 @@ def train(arguments: argparse.Namespace):
 
     with timed(f"Loading {arguments.dataset}"):
         corpus = load_corpus(arguments.dataset, arguments.data_home)
-    if len(corpus.documents) < arguments.clusters:
-        raise CorpusError(
-            f"{corpus.name} has {len(corpus.documents)} documents, fewer than the {arguments.clusters} clusters asked "
-            "for: choose a smaller --clusters."
-        )
+    require_documents(corpus, arguments.clusters, "documents")
     labels = len(set(corpus.labels)) if corpus.labels else 0
     log.info("%d documents, %d labels", len(corpus.documents), labels)
 
     with timed("Fitting TF-IDF"):
         vectorizer, weights = fit_vectorizer(corpus.documents)
     log.info("%d terms", weights.shape[1])
+    read, known = len(corpus.documents), np.asarray(weights.sum(axis=1)).ravel() > 0
+    corpus, weights = corpus.select(known), weights[known]
+    if not known.all():
+        log.warning("%d of %d documents have no term that is known: they are in no cluster (-1)", sum(~known), read)
+    require_documents(corpus, arguments.clusters, "documents with a known term")
     dimensions = min(arguments.lsa, min(weights.shape) - 1)
     if dimensions < arguments.lsa:
         log.warning(
@@ -203,7 +212,7 @@ def train(arguments: argparse.Namespace):
     log_report(scores, clusters)
 
     summary = artefacts.summarise(
-        dataset={"name": corpus.name, "documents": len(corpus.documents), "labels": labels},
+        dataset={"name": corpus.name, "documents": read, "labels": labels, "unknown": int(sum(~known))},
         settings={
             "clusters": arguments.clusters,
             "lsa": dimensions,

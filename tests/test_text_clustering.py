@@ -68,7 +68,8 @@ def test_training_writes_stock_scikit_learn_objects_that_belong_together(artefac
         assert contract.sha256(artefacts / name) == summary["sha256"][name]
 
     corpus = corpora.load_aws_docs()
-    assert np.array_equal(model.predict(pipeline.transform(corpus.documents)), model.labels_)
+    vectors = pipeline.transform(corpus.documents)
+    assert np.array_equal(model.predict(vectors[vectors.any(axis=1)]), model.labels_)
 
 
 def test_a_training_tells_what_is_normal(artefacts):
@@ -83,13 +84,26 @@ def test_summary_describes_every_cluster(artefacts):
     summary = summary_in(artefacts)
     assert summary["dataset"]["name"] == "aws-docs" and summary["dataset"]["labels"] == 20
     assert [cluster["cluster"] for cluster in summary["clusters"]] == list(range(20))
-    assert sum(cluster["size"] for cluster in summary["clusters"]) == summary["dataset"]["documents"]
+    sizes = sum(cluster["size"] for cluster in summary["clusters"])
+    assert sizes + summary["dataset"]["unknown"] == summary["dataset"]["documents"]
     for cluster in summary["clusters"]:
         weights = [weight for _, weight in cluster["terms"]]
         assert len(weights) == 10 and weights == sorted(weights, reverse=True) and weights[-1] > 0
         assert 1 <= len(cluster["titles"]) <= 5
     assert summary["versions"]["scikit-learn"] == "1.5.2"
     assert summary["metrics"]["v_measure"] > 0.4
+
+
+def test_documents_without_a_known_term_are_in_no_cluster(tmp_path):
+    strangers = [{"text": word, "label": "other"} for word in ("aardvark", "zeppelin", "quixotic")]
+    run = train_small(tmp_path, "--report", rows=small_corpus() + strangers)
+    assert "3 of 33 documents have no term that is known" in run.stderr
+    summary = summary_in(tmp_path / "out")
+    assert summary["dataset"] | {"name": ""} == {"name": "", "documents": 33, "labels": 4, "unknown": 3}
+    assert sum(cluster["size"] for cluster in summary["clusters"]) == 30
+    assert not {"aardvark", "zeppelin"} & {title for cluster in summary["clusters"] for title in cluster["titles"]}
+    assert summary["metrics"]["adjusted_rand_index"] == 1, "the scores are over documents in clusters"
+    assert "without the 3 that have no known term" in (tmp_path / "out/report.html").read_text()
 
 
 def test_same_seed_gives_the_same_clusters(tmp_path):
