@@ -14,12 +14,14 @@ RUN python -m venv /venv \
 # Bytecode of what is imported and of nothing else: without it a start takes twice as long, with all of it the image is
 # a third larger.
 COPY transformer.py .
-COPY scripts/artefacts.py scripts/
+COPY serving serving
+COPY scripts/artefacts.py scripts/projection.py scripts/
 RUN /venv/bin/python transformer.py --help >/dev/null
 
 FROM ${BASE_IMAGE}
 COPY --from=builder /venv /venv
 COPY --from=builder /app/transformer.py /app/
+COPY --from=builder /app/serving /app/serving
 COPY --from=builder /app/scripts /app/scripts
 # A number, because Kubernetes checks runAsNonRoot by it.
 USER 1000

@@ -20,7 +20,7 @@ from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceSt
 from sklearn.cluster import KMeans
 
 import corpus as corpora
-import transformer
+import projection
 from conftest import NAME, ROOT, free_port, log_of, start, start_transformer, stop, wait_until_ready
 
 TEXT = "Creates a snapshot of the database cluster and copies it to another region."
@@ -44,7 +44,7 @@ def expected(artefacts, corpus):
 
 def test_vectors_in_memory_are_those_of_the_pipeline_over_the_whole_corpus(artefacts, corpus):
     pipeline = joblib.load(artefacts / "transformer.joblib")
-    lsa = transformer.Lsa(pipeline)
+    lsa = projection.Lsa(pipeline)
     vectors = np.array([lsa.project(document) for document in corpus.documents])
     np.testing.assert_allclose(vectors, pipeline.transform(corpus.documents), rtol=0, atol=1e-12)
 

@@ -1,0 +1,74 @@
+"""The documents of a request in KServe's protocol v1 or v2, or a BadRequest that says what is wrong with it."""
+
+from kserve import InferRequest
+from kserve.errors import InvalidInput
+
+JSON_KINDS = {
+    int: "a number",
+    float: "a number",
+    bool: "a boolean",
+    type(None): "null",
+    list: "a list",
+    dict: "an object",
+}
+
+
+class BadRequest(InvalidInput):
+    """The client is wrong; the message says where: 400, INVALID_ARGUMENT in gRPC."""
+
+
+def read_documents(payload: dict | InferRequest, max_documents: int) -> list[str]:
+    """Read the documents of a v1 request ({"instances": [...]}) or a v2 request (one BYTES tensor).
+
+    Raises:
+        BadRequest: they are not there, not text, empty, or too many.
+    """
+    if isinstance(payload, InferRequest):
+        instances, name = read_tensor(payload), "inputs[0].data"
+    elif isinstance(payload, dict) and isinstance(payload.get("instances"), list):
+        instances, name = payload["instances"], "instances"
+    else:
+        raise BadRequest('Expected {"instances": ["a text", ...]}: a list named "instances" is missing.')
+    if not instances:
+        raise BadRequest(f'"{name}" is empty: expected at least one text.')
+    if len(instances) > max_documents:
+        raise BadRequest(f'"{name}" has {len(instances)} texts, and {max_documents} are allowed in one request.')
+    return [read_document(instance, f"{name}[{n}]") for n, instance in enumerate(instances)]
+
+
+def read_document(instance, name: str) -> str:
+    if isinstance(instance, list):
+        if len(instance) != 1:
+            raise BadRequest(f"{name} is a list of {len(instance)} items: expected a text, or a list with one text.")
+        instance = instance[0]
+    if isinstance(instance, bytes):
+        try:
+            instance = instance.decode()
+        except UnicodeDecodeError as error:
+            raise BadRequest(f"{name} is not UTF-8: {error}.") from error
+    if not isinstance(instance, str):
+        kind = JSON_KINDS.get(type(instance), type(instance).__name__)
+        raise BadRequest(f"{name} is {kind}: expected a text, or a list with one text.")
+    if not instance or instance.isspace():
+        raise BadRequest(f"{name} has no text in it.")
+    return instance
+
+
+def read_tensor(request: InferRequest) -> list:
+    """Read the elements of a v2 request's only tensor, BYTES of shape [documents] or [documents, 1].
+
+    Raises:
+        BadRequest: there is another number of tensors, or it has another type, shape or length.
+    """
+    if len(request.inputs) != 1:
+        raise BadRequest(f"Expected one input tensor with the texts, got {len(request.inputs)}.")
+    tensor = request.inputs[0]
+    if tensor.datatype != "BYTES":
+        raise BadRequest(f"The input tensor is {tensor.datatype}: expected BYTES, one text an element.")
+    try:
+        elements = tensor.as_numpy().ravel().tolist() if tensor.data in (None, []) else tensor.data
+    except Exception as error:  # struct.error, ValueError: whatever a broken tensor provokes
+        raise BadRequest(f"The input tensor cannot be read: {error}.") from error
+    if list(tensor.shape) not in ([len(elements)], [len(elements), 1]):
+        raise BadRequest(f"The input tensor has shape {list(tensor.shape)}: expected [{len(elements)}].")
+    return elements
