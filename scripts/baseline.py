@@ -20,21 +20,18 @@ PARTS = 5
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
-def measure_baseline(lsa_vectors: np.ndarray, labels: np.ndarray, clusters: int) -> tuple[dict, list[dict]]:
-    """Measure what the documents of the training look like to a service that has never seen them.
+def measure_similarities(lsa_vectors: np.ndarray, labels: np.ndarray, clusters: int) -> tuple[dict, list[dict]]:
+    """Measure how near the documents of the training look to a service that has never seen them.
 
     Args:
-        lsa_vectors: unit rows of the LSA space before it was turned, shape (documents, dimensions); rows of zeros are
-            documents without a known term.
+        lsa_vectors: unit rows of the LSA space before it was turned, shape (documents, dimensions).
         labels: the clusters of the documents, shape (documents,).
 
     Returns:
-        "baseline" of clusters.json, and "similarity" of each of its clusters.
+        Quantiles of the cosine, by name: over all documents, and for each cluster.
     """
-    known = lsa_vectors.any(axis=1)
-    assigned, similarities = leave_out(lsa_vectors[known], labels[known], clusters)
-    baseline = {"unknown": round(float(1 - known.mean()), 6), "similarity": quantiles(similarities)}
-    return baseline, [quantiles(similarities[assigned == number]) for number in range(clusters)]
+    assigned, similarities = leave_out(lsa_vectors, labels, clusters)
+    return quantiles(similarities), [quantiles(similarities[assigned == number]) for number in range(clusters)]
 
 
 def leave_out(lsa_vectors: np.ndarray, labels: np.ndarray, clusters: int) -> tuple[np.ndarray, np.ndarray]:

@@ -38,7 +38,7 @@ from threadpoolctl import threadpool_limits
 
 import artefacts
 from artefacts import CLUSTERS_FILE, MODEL_FILE, TRANSFORMER_FILE
-from baseline import measure_baseline
+from baseline import measure_similarities
 from clustering import fit_clusters
 from corpus import Corpus, CorpusError, load_corpus
 from vocabulary import fit_vectorizer
@@ -203,12 +203,11 @@ def train(arguments: argparse.Namespace):
         svd, model, vectors, lsa_vectors = fit_clusters(
             weights, arguments.clusters, dimensions, not arguments.no_minibatch, arguments.seed, arguments.verbose
         )
-        baseline, similarities = measure_baseline(lsa_vectors, model.labels_, arguments.clusters)
+        similarity, similarity_of_clusters = measure_similarities(lsa_vectors, model.labels_, arguments.clusters)
     with timed("Scoring and describing the clusters"):
         scores = measure(svd, model, vectors, corpus.labels, arguments.seed)
         clusters = describe_clusters(vectorizer, weights, model, vectors, corpus.titles)
-        for cluster, similarity in zip(clusters, similarities):
-            cluster["similarity"] = similarity
+        clusters = [cluster | {"similarity": q} for cluster, q in zip(clusters, similarity_of_clusters)]
     log_report(scores, clusters)
 
     summary = artefacts.summarise(
@@ -221,7 +220,7 @@ def train(arguments: argparse.Namespace):
         },
         metrics=scores,
         clusters=clusters,
-        baseline=baseline,
+        baseline={"unknown": float(1 - known.mean()), "similarity": similarity},
     )
     texts = {}
     if arguments.report:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.preprocessing import normalize
 
-from baseline import measure_baseline
+from baseline import measure_similarities
 from clustering import fit_clusters
 from corpus import load_corpus
 from vocabulary import fit_vectorizer
@@ -23,21 +23,19 @@ def test_the_baseline_of_a_small_corpus_is_that_of_documents_never_seen(document
     seen, unseen = documents[:500], documents[500:1500]
     vectorizer, weights = fit_vectorizer(list(seen))
     svd, model, vectors, lsa_vectors = fit_clusters(weights, CLUSTERS, 50, True, 0, False)
-    baseline, _ = measure_baseline(lsa_vectors, model.labels_, CLUSTERS)
+    similarity, _ = measure_similarities(lsa_vectors, model.labels_, CLUSTERS)
 
     centroids = normalize(model.cluster_centers_)
     of_training = np.median((vectors @ centroids.T).max(axis=1))
     of_unseen = np.median((normalize(svd.transform(vectorizer.transform(unseen))) @ centroids.T).max(axis=1))
     assert of_training - of_unseen > 0.02
-    assert abs(baseline["similarity"]["0.5"] - of_unseen) < 0.01
+    assert abs(similarity["0.5"] - of_unseen) < 0.01
 
 
-def test_documents_without_a_known_term_are_a_share_and_not_a_similarity():
+def test_a_cluster_that_no_document_is_nearest_to_has_no_quantiles():
     rng = np.random.default_rng(0)
     labels = np.arange(40) % 2
     vectors = normalize(np.eye(2)[labels] + rng.normal(0, 0.01, (40, 2)))
-    vectors[:4] = 0
-    baseline, similarities = measure_baseline(vectors, labels, 3)
-    assert baseline["unknown"] == 0.1
-    assert baseline["similarity"]["0.05"] > 0.9
-    assert [bool(similarity) for similarity in similarities] == [True, True, False]
+    similarity, similarities = measure_similarities(vectors, labels, 3)
+    assert similarity["0.05"] > 0.9
+    assert [bool(quantiles) for quantiles in similarities] == [True, True, False]

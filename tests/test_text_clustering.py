@@ -100,6 +100,7 @@ def test_documents_without_a_known_term_are_in_no_cluster(tmp_path):
     assert "3 of 33 documents have no term that is known" in run.stderr
     summary = summary_in(tmp_path / "out")
     assert summary["dataset"] | {"name": ""} == {"name": "", "documents": 33, "labels": 4, "unknown": 3}
+    assert summary["baseline"]["unknown"] == pytest.approx(3 / 33)
     assert sum(cluster["size"] for cluster in summary["clusters"]) == 30
     assert not {"aardvark", "zeppelin"} & {title for cluster in summary["clusters"] for title in cluster["titles"]}
     assert summary["metrics"]["adjusted_rand_index"] == 1, "the scores are over documents in clusters"
