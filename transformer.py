@@ -81,18 +81,20 @@ class TextClustering(kserve.Model):
     def __init__(self, arguments: argparse.Namespace, predictor_config: PredictorConfig):
         super().__init__(arguments.model_name)
         self.max_documents = arguments.max_documents
-        self.load_artefacts(arguments.transformer_path, arguments.model_path)
-        self.metrics = Metrics(self.name, self.clusters)
+        clusters_path = arguments.transformer_path.with_name(artefacts.CLUSTERS_FILE)
+        summary = load_summary(clusters_path)
+        self.load_artefacts(summary, arguments.transformer_path, arguments.model_path)
+        version = artefacts.described_version(summary, clusters_path) if summary else ""
+        self.metrics = Metrics(self.name, version, self.clusters, summary)
         self.predictor = None if arguments.model_path else Predictor(predictor_config, self.name, self.clusters)
         self.ready = True
 
-    def load_artefacts(self, transformer_path: Path, model_path: Path | None):
+    def load_artefacts(self, summary: dict | None, transformer_path: Path, model_path: Path | None):
         """Load the pipeline, and the clusters from the model or else from clusters.json.
 
         Raises:
             ArtefactError: they are missing, or do not belong together or to this scikit-learn.
         """
-        summary = load_summary(transformer_path)
         if summary:
             artefacts.check_together(summary, model_path, transformer_path)
         self.lsa = Lsa(artefacts.load(transformer_path, summary))
@@ -164,9 +166,8 @@ class TextClustering(kserve.Model):
         return [{"name": "output-0", "datatype": "INT32", "shape": [-1]}]
 
 
-def load_summary(transformer_path: Path) -> dict | None:
-    """Read the clusters.json beside the transformer; None, with a warning, without one."""
-    path = transformer_path.with_name(artefacts.CLUSTERS_FILE)
+def load_summary(path: Path) -> dict | None:
+    """Read clusters.json; None, with a warning, without one."""
     if not path.is_file():
         log.warning("No %s: the artefacts are taken on trust and :explain is off", path)
         return None

@@ -162,7 +162,7 @@ def read_summary(path: Path) -> dict:
         summary["versions"]["scikit-learn"], summary["sha256"][MODEL_FILE], summary["sha256"][TRANSFORMER_FILE]
         summary["baseline"]["unknown"], summary["baseline"]["similarity"]
         [
-            (cluster["cluster"], cluster["size"], cluster["terms"], cluster["centroid"])
+            (cluster["cluster"], cluster["size"], cluster["terms"], cluster["centroid"], cluster["similarity"])
             for cluster in summary["clusters"]
         ]
         return summary
@@ -264,6 +264,11 @@ def load(path: Path, summary: dict | None):
 def version_name(digests: list[str]) -> str:
     """The name of a version: by the sha256 of model.joblib, transformer.joblib and clusters.json, in this order."""
     return "v" + hashlib.sha256("".join(digests).encode()).hexdigest()[:12]
+
+
+def described_version(summary: dict, clusters_path: Path) -> str:
+    """The name of the version that a clusters.json is of, where not all three files are at hand."""
+    return version_name([summary["sha256"][MODEL_FILE], summary["sha256"][TRANSFORMER_FILE], sha256(clusters_path)])
 
 
 def version_record(version: str, summary: dict, sha256_by_key: dict) -> dict:

@@ -74,6 +74,7 @@ def train(directory, seed=0):
                 "terms": [[term, 0.3] for term in topics[number].split()],
                 "titles": [],
                 "centroid": model.cluster_centers_[number].tolist(),
+                "similarity": {"0.5": 0.9},
             }
             for number in range(3)
         ],

@@ -15,6 +15,7 @@ import sklearn
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from sklearn.cluster import KMeans
 
+import artefacts as contract
 import corpus as corpora
 import projection
 from conftest import NAME, ROOT, log_of, start, start_transformer, stop, wait_until_ready
@@ -271,7 +272,24 @@ def metric(service, cluster) -> float:
 
 
 def similarities(service) -> float:
-    return float(re.search(r"textclustering_similarity_count{.*?} (\S+)", service.metrics())[1])
+    return sum(map(float, re.findall(r"textclustering_similarity_count{.*?} (\S+)", service.metrics())))
+
+
+def test_metrics_have_what_was_normal_in_the_training_under_the_version_of_the_deployment(artefacts, service):
+    summary = json.loads((artefacts / "clusters.json").read_text())
+    files = [artefacts / name for name in ("model.joblib", "transformer.joblib", "clusters.json")]
+    version = contract.version_name([hashlib.sha256(file.read_bytes()).hexdigest() for file in files])
+    text, model = service.metrics(), f'model_name="{NAME}"'
+    for cluster in summary["clusters"]:
+        number, about = cluster["cluster"], " ".join(term for term, _ in cluster["terms"][:3])
+        labels = f'about="{about}",cluster="{number}",{model},version="{version}"'
+        share = float(re.search(rf"textclustering_trained_share{{{labels}}} (\S+)", text)[1])
+        assert share == pytest.approx(cluster["size"] / summary["dataset"]["documents"])
+    labels = f'cluster="",{model},quantile="0.5",version="{version}"'
+    assert f"textclustering_trained_similarity{{{labels}}} {summary['baseline']['similarity']['0.5']}\n" in text
+    # Also of a cluster that nobody has asked for: the rules compare every share.
+    clusters = re.findall(rf'textclustering_documents_total{{cluster="(.*?)",{model},version="{version}"}}', text)
+    assert sorted(map(int, clusters)) == sorted([-1, *(cluster["cluster"] for cluster in summary["clusters"])])
 
 
 # ------------------------------------------------------------------------------------------------ cluster numbers
