@@ -12,7 +12,8 @@ clusters.json holds
 
     format      2; raised whenever an older reader would misread it
     created     when the training ended, ISO 8601 in UTC
-    dataset     name; documents and labels, their numbers; unknown, the number of documents without a known term
+    dataset     name; documents and labels, their numbers; unknown, the number of documents without a known term;
+                left_out, what is not among the documents: numbers of rows or files, by the reason
     settings    clusters, lsa (dimensions), minibatch, seed
     metrics     by name, such as v_measure and silhouette; those that need labels only where the corpus has some
     versions    of python, scikit-learn, joblib, numpy and scipy

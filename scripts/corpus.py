@@ -1,15 +1,15 @@
-"""Read a corpus: documents with their titles and, where there are some, their labels."""
+"""Read a corpus in batches: documents with their titles and, where there are some, their labels."""
 
+import argparse
+import codecs
 import contextlib
-import csv
-import gzip
 import html
-import json
 import logging
 import re
 import socket
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,11 @@ import botocore.loaders
 import numpy as np
 from sklearn.datasets import fetch_20newsgroups, get_data_home
 
+from document_files import read_files
+from documents import DEFAULT_ENDPOINT, Batch, CorpusError, Document, Findings, Options, in_batches
+from tables import KIND_NAMES
+
+DETECT = Options()
 AWS_SERVICES = 20
 NEWSGROUPS_ARCHIVE_MB = 14.5
 
@@ -24,12 +29,13 @@ log = logging.getLogger("text_clustering")
 
 
 class Corpus(NamedTuple):
-    """Documents with their titles and, where the corpus has them, their labels; all of the same length."""
+    """Documents in memory with their titles and, where the corpus has them, their labels; all of the same length."""
 
     name: str
     documents: list[str]
     titles: list[str]
-    labels: list[str] | None
+    labels: list[str | None] | None  # None as a whole: there are not two different ones
+    identities: list[str] | None = None
 
     def select(self, chosen: np.ndarray) -> "Corpus":
         """The documents at the chosen positions, or where a mask of shape (documents,) is true."""
@@ -38,32 +44,116 @@ class Corpus(NamedTuple):
         return Corpus(self.name, *columns)
 
 
-class CorpusError(Exception):
-    """The corpus cannot be had, or cannot be clustered as asked; the message says why and what to do."""
+class Source:
+    """What --dataset names, to be read in batches, from the beginning each time."""
+
+    def __init__(self, *datasets: str, data_home: str | None = None, options: Options = DETECT):
+        self.datasets, self.data_home, self.options = datasets, data_home, options
+        self.name = " ".join(datasets)
+        self.findings = Findings()
+
+    def batches(self) -> Iterator[Batch]:
+        """Read all documents.
+
+        Raises:
+            CorpusError: they cannot be read; the message says where and why.
+        """
+        self.findings = Findings()
+        if self.datasets == ("20newsgroups",):
+            documents = rows_of(load_newsgroups(self.data_home))
+        elif self.datasets == ("aws-docs",):
+            documents = rows_of(load_aws_docs())
+        else:
+            documents = read_files(self.datasets, self.options, self.findings)
+        return in_batches(documents)
 
 
-def load_corpus(dataset: str, data_home: str | None = None) -> Corpus:
-    """Load the corpus that --dataset names.
+def add_dataset_options(parser: argparse.ArgumentParser, **dataset):
+    """The options that say which documents are read, and how.
+
+    Args:
+        dataset: what add_argument takes for --dataset, such as its default.
+    """
+    parser.add_argument(
+        "--dataset",
+        nargs="+",
+        metavar="DATASET",
+        help=f"20newsgroups (downloaded once), aws-docs (needs no network), a file ({KIND_NAMES}), several of them or a "
+        "glob, a folder of such files or of texts (one subfolder per label, or flat), or s3://bucket/prefix",
+        **dataset,
+    )
+    parser.add_argument("--data-home", help="where scikit-learn keeps 20 Newsgroups (default: its own cache)")
+    parser.add_argument("--text-column", metavar="NAME", help="column with the text (default: text)")
+    parser.add_argument(
+        "--title-column", metavar="NAME", help="column with the title (default: title, if there is one)"
+    )
+    parser.add_argument(
+        "--label-column", metavar="NAME", help="column with the label (default: label, if there is one)"
+    )
+    parser.add_argument("--encoding", type=encoding, help="encoding of the files (default: detected)")
+    parser.add_argument("--separator", type=separator, help="what separates the cells of a table (default: detected)")
+    parser.add_argument("--s3-endpoint", metavar="URL", default=DEFAULT_ENDPOINT, help="store of an s3:// address")
+
+
+def encoding(name: str) -> str:
+    try:
+        return codecs.lookup(name).name
+    except LookupError:
+        raise argparse.ArgumentTypeError(f"Python knows no encoding named {name}") from None
+
+
+def separator(text: str) -> str:
+    text = {"tab": "\t", "\\t": "\t"}.get(text, text)
+    if len(text) != 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not one character, nor the word tab")
+    return text
+
+
+def source_of(arguments: argparse.Namespace) -> Source:
+    """The source that the options name."""
+    options = Options(**{name: getattr(arguments, name) for name in Options._fields})
+    return Source(*arguments.dataset, data_home=arguments.data_home, options=options)
+
+
+def rows_of(corpus: Corpus) -> Iterator[Document]:
+    for number, row in enumerate(zip(corpus.documents, corpus.titles, corpus.labels), start=1):
+        yield Document(str(number), *row)
+
+
+def load_corpus(dataset: str, data_home: str | None = None, options: Options = DETECT) -> Corpus:
+    """Load all that --dataset names into memory."""
+    return draw_sample(Source(dataset, data_home=data_home, options=options), sys.maxsize, 0)[0]
+
+
+def draw_sample(source: Source, size: int, seed: int) -> tuple[Corpus, int]:
+    """Draw documents uniformly at random, while all are read once; where they are no more than that, all of them.
+
+    Algorithm R, Vitter, "Random sampling with a reservoir", ACM Transactions on Mathematical Software 11, 1985.
+
+    Returns:
+        The sample, in the order of the corpus, and the number of documents in the corpus.
 
     Raises:
-        CorpusError: it cannot be had, or holds no document.
+        CorpusError: the corpus cannot be read, or holds no document.
     """
-    path = Path(dataset)
-    if dataset == "20newsgroups":
-        corpus = load_newsgroups(data_home)
-    elif dataset == "aws-docs":
-        corpus = load_aws_docs()
-    elif path.is_dir():
-        corpus = load_folder(path)
-    elif path.is_file() and dataset.endswith((".csv", ".jsonl", ".jsonl.gz")):
-        corpus = load_table(path)
-    elif path.exists():
-        raise CorpusError(f"{dataset} is not a folder and its name does not end in .csv, .jsonl or .jsonl.gz.")
-    else:
-        raise CorpusError(f"There is no dataset and no file named {dataset}.")
-    if not any(document.strip() for document in corpus.documents):
-        raise CorpusError(f"{dataset} has no document with text in it.")
-    return corpus
+    random = np.random.default_rng(seed)
+    reservoir, count = [], 0
+    for batch in source.batches():
+        for row in zip(range(count, count + len(batch.documents)), *batch):
+            if len(reservoir) < size:
+                reservoir.append(row)
+            elif (place := int(random.integers(row[0] + 1))) < size:
+                reservoir[place] = row
+        count += len(batch.documents)
+    source.findings.log(source.name)
+    if not count:
+        raise CorpusError(f"{source.name} has no document with text in it.")
+    reservoir.sort()
+    _, identities, documents, titles, labels = map(list, zip(*reservoir))
+    names = set(labels) - {None}
+    if len(names) == 1:
+        log.warning("%s has one label only, '%s': nothing to compare the clusters with", source.name, *names)
+    return Corpus(source.name, documents, titles, labels if len(names) > 1 else None, identities), count
 
 
 def load_newsgroups(data_home: str | None) -> Corpus:
@@ -134,46 +224,3 @@ def load_aws_docs() -> Corpus:
 
 def strip_html(text: str) -> str:
     return html.unescape(re.sub(r"<[^>]+>", " ", text)).strip()
-
-
-def load_folder(folder: Path) -> Corpus:
-    """A folder of text files: one subfolder per label (the layout of sklearn.datasets.load_files), or flat."""
-    files = sorted(path for path in folder.glob("*/*") if path.is_file() and not path.name.startswith("."))
-    labels = [path.parent.name for path in files]
-    if not files:
-        files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-        labels = None
-    if not files:
-        raise CorpusError(f"{folder} has no text files, neither in itself nor in its subfolders.")
-    documents = [path.read_text(encoding="utf-8", errors="replace") for path in files]
-    return Corpus(str(folder), documents, [path.name for path in files], labels)
-
-
-def load_table(path: Path) -> Corpus:
-    """A .csv file with a header line, or a .jsonl(.gz) file of objects; 'text', optionally 'label' and 'title'."""
-    open_text = gzip.open if path.suffix == ".gz" else open
-    try:
-        with open_text(path, "rt", encoding="utf-8", newline="") as lines:
-            if path.suffix == ".csv":
-                csv.field_size_limit(sys.maxsize)
-                rows = list(csv.DictReader(lines))
-            else:
-                rows = [json.loads(line) for line in lines if line.strip()]
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
-        raise CorpusError(f"{path} could not be read: {error}.") from error
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-            found = ", ".join(map(str, row)) if isinstance(row, dict) else repr(row)
-            raise CorpusError(f"Row {number} of {path} has no column 'text' with a string in it; it has: {found}.")
-    documents = [valid_unicode(row["text"]) for row in rows]
-    titles = [valid_unicode(str(row.get("title") or first_line(row["text"]))) for row in rows]
-    labels = [str(row["label"]) for row in rows] if all(row.get("label") is not None for row in rows) else None
-    return Corpus(str(path), documents, titles, labels)
-
-
-def valid_unicode(text: str) -> str:
-    return text.encode(errors="replace").decode()  # JSON can hold half a surrogate pair, UTF-8 cannot
-
-
-def first_line(text: str) -> str:
-    return text.strip().partition("\n")[0][:80]

@@ -9,6 +9,7 @@ import contextlib
 import io
 import logging
 import re
+from collections import Counter
 from pathlib import Path
 
 import jinja2
@@ -301,8 +302,8 @@ def label_counts(labels: list[str] | None, members: np.ndarray) -> list[tuple[st
     """How often each label occurs in a cluster, the most frequent one first."""
     if labels is None:
         return []
-    names, counts = np.unique(np.array(labels, dtype=object)[members], return_counts=True)
-    return [(names[i], int(counts[i])) for i in np.argsort(-counts, kind="stable")]
+    names = [label for label, member in zip(labels, members) if member and label is not None]
+    return sorted(Counter(sorted(names)).items(), key=lambda pair: -pair[1])
 
 
 def heat_map(labels: list[str] | None, model: KMeans) -> dict | None:
@@ -313,9 +314,10 @@ def heat_map(labels: list[str] | None, model: KMeans) -> dict | None:
     """
     if labels is None:
         return None
-    names, codes = np.unique(np.array(labels, dtype=object), return_inverse=True)
+    labelled = [place for place, label in enumerate(labels) if label is not None]
+    names, codes = np.unique(np.array(labels, dtype=object)[labelled], return_inverse=True)
     counts = np.zeros((model.n_clusters, len(names)), dtype=int)
-    np.add.at(counts, (model.labels_, codes), 1)
+    np.add.at(counts, (model.labels_[labelled], codes), 1)
     frequent = np.argsort(-counts.sum(axis=0), kind="stable")[:HEAT_MAP_LABELS]
     columns = frequent[np.lexsort((-counts.max(axis=0)[frequent], counts.argmax(axis=0)[frequent]))]
     titles, cells = names[columns].tolist(), counts[:, columns]

@@ -40,13 +40,14 @@ import artefacts
 from artefacts import CLUSTERS_FILE, MODEL_FILE, TRANSFORMER_FILE
 from baseline import measure_similarities
 from clustering import fit_clusters
-from corpus import Corpus, CorpusError, load_corpus
+from corpus import Corpus, CorpusError, add_dataset_options, draw_sample, source_of
 from vocabulary import fit_vectorizer
 
 REPORT_FILE = "report.html"
 
 TOP_TERMS = 10
 CENTRAL_DOCUMENTS = 5
+DOCUMENTS_PER_CLUSTER = 5  # fewer are no cluster that anybody would tell from chance
 SILHOUETTE_SAMPLE = 5_000  # all pairs of a larger corpus take minutes and change the third digit
 SCORE_NAMES = {
     "explained_variance": "Explained variance",
@@ -65,13 +66,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument(
-        "--dataset",
-        default="20newsgroups",
-        help="20newsgroups (downloaded once), aws-docs (needs no network), a folder (one subfolder per label, or "
-        "flat text files), or a .csv, .jsonl or .jsonl.gz file with a 'text' column and, optionally, 'label'",
-    )
-    parser.add_argument("--data-home", help="where scikit-learn keeps 20 Newsgroups (default: its own cache)")
+    add_dataset_options(parser, default=["20newsgroups"])
     parser.add_argument("--clusters", type=positive, default=20, metavar="K", help="number of clusters")
     parser.add_argument("--lsa", type=positive, default=100, metavar="N", help="dimensions of the LSA space")
     parser.add_argument("--no-minibatch", action="store_true", help="ordinary k-means instead of mini-batch k-means")
@@ -98,10 +93,13 @@ def positive(text: str) -> int:
 
 
 def measure(svd: TruncatedSVD, model: KMeans, vectors: np.ndarray, labels: list[str] | None, seed: int) -> dict:
-    """Score the clusters. The silhouette needs no labels; the other scores compare the clusters with the labels."""
+    """Score the clusters. The silhouette needs no labels; the others compare the documents that have one with it."""
     scores = {"explained_variance": float(svd.explained_variance_ratio_.sum())}
     if labels:
-        assigned = model.labels_
+        labelled = np.array([label is not None for label in labels])
+        if not labelled.all():
+            log.info("%d of %d documents have a label: the scores by labels are over these", sum(labelled), len(labels))
+        labels, assigned = np.array(labels, dtype=object)[labelled].tolist(), model.labels_[labelled]
         scores["homogeneity"], scores["completeness"], scores["v_measure"] = map(
             float, metrics.homogeneity_completeness_v_measure(labels, assigned)
         )
@@ -163,11 +161,25 @@ def timed(what: str):
     log.info("%s: done in %.1f s", what, time.perf_counter() - start)
 
 
-def require_documents(corpus: Corpus, clusters: int, what: str):
-    if len(corpus.documents) < clusters:
+def require_different_documents(corpus: Corpus, clusters: int):
+    """Check that there are enough different texts for the clusters.
+
+    Raises:
+        CorpusError: there are not.
+    """
+    documents, different = len(corpus.documents), len(set(corpus.documents))
+    if different == 1 < documents:
+        raise CorpusError(f"All {documents} documents of {corpus.name} are the same text: there is nothing to cluster.")
+    if different < clusters:
+        of_these = f", {different} of them different" if different < documents else ""
         raise CorpusError(
-            f"{corpus.name} has {len(corpus.documents)} {what}, fewer than the {clusters} clusters asked for: "
-            "choose a smaller --clusters."
+            f"{corpus.name} has {documents} documents{of_these}, fewer than the {clusters} clusters asked for: "
+            f"choose --clusters {max(different // DOCUMENTS_PER_CLUSTER, 1)} or so."
+        )
+    if different < clusters * DOCUMENTS_PER_CLUSTER:
+        log.warning(
+            "%d different documents are few for %d clusters: --clusters %d would leave %d in each",
+            *(different, clusters, max(different // DOCUMENTS_PER_CLUSTER, 1), DOCUMENTS_PER_CLUSTER),
         )
 
 
@@ -178,20 +190,25 @@ def train(arguments: argparse.Namespace):
             make_report,
         )  # here, for a run without report needs no Bokeh, and first, in case it is missing
 
-    with timed(f"Loading {arguments.dataset}"):
-        corpus = load_corpus(arguments.dataset, arguments.data_home)
-    require_documents(corpus, arguments.clusters, "documents")
-    labels = len(set(corpus.labels)) if corpus.labels else 0
-    log.info("%d documents, %d labels", len(corpus.documents), labels)
+    source = source_of(arguments)
+    with timed(f"Loading {source.name}"):
+        corpus, read = draw_sample(source, sys.maxsize, arguments.seed)
+    labels = len(set(corpus.labels) - {None}) if corpus.labels else 0
+    log.info("%d documents, %d labels", read, labels)
+    require_different_documents(corpus, arguments.clusters)
 
     with timed("Fitting TF-IDF"):
         vectorizer, weights = fit_vectorizer(corpus.documents)
     log.info("%d terms", weights.shape[1])
-    read, known = len(corpus.documents), np.asarray(weights.sum(axis=1)).ravel() > 0
+    known = np.asarray(weights.sum(axis=1)).ravel() > 0
     corpus, weights = corpus.select(known), weights[known]
     if not known.all():
         log.warning("%d of %d documents have no term that is known: they are in no cluster (-1)", sum(~known), read)
-    require_documents(corpus, arguments.clusters, "documents with a known term")
+    if len(corpus.documents) < arguments.clusters:
+        raise CorpusError(
+            f"{corpus.name} has {len(corpus.documents)} documents with a term that others have too, fewer than the "
+            f"{arguments.clusters} clusters asked for: choose a smaller --clusters."
+        )
     dimensions = min(arguments.lsa, min(weights.shape) - 1)
     if dimensions < arguments.lsa:
         log.warning(
@@ -204,6 +221,12 @@ def train(arguments: argparse.Namespace):
             weights, arguments.clusters, dimensions, not arguments.no_minibatch, arguments.seed, arguments.verbose
         )
         similarity, similarity_of_clusters = measure_similarities(lsa_vectors, model.labels_, arguments.clusters)
+    filled = len(np.unique(model.labels_))
+    if filled < arguments.clusters:
+        log.warning(
+            "Only %d of %d clusters have documents, which differ in too few words for more: choose --clusters %d",
+            *(filled, arguments.clusters, filled),
+        )
     with timed("Scoring and describing the clusters"):
         scores = measure(svd, model, vectors, corpus.labels, arguments.seed)
         clusters = describe_clusters(vectorizer, weights, model, vectors, corpus.titles)
@@ -211,7 +234,13 @@ def train(arguments: argparse.Namespace):
     log_report(scores, clusters)
 
     summary = artefacts.summarise(
-        dataset={"name": corpus.name, "documents": read, "labels": labels, "unknown": int(sum(~known))},
+        dataset={
+            "name": corpus.name,
+            "documents": read,
+            "labels": labels,
+            "unknown": int(sum(~known)),
+            "left_out": dict(+source.findings.left_out),
+        },
         settings={
             "clusters": arguments.clusters,
             "lsa": dimensions,
@@ -241,12 +270,12 @@ def main():
     coloredlogs.install(level=arguments.log_level)
     logging.captureWarnings(True)  # as a line of the log, without a line of a library's source
     warnings.formatwarning = lambda message, *_: str(message)
+    warnings.filterwarnings("ignore", "Number of distinct clusters")  # of each attempt; train says it of the model
     try:
         train(arguments)
     except CorpusError as error:
         log.error(
-            "%s Other datasets: --dataset 20newsgroups, aws-docs (no network needed), a folder, or a .csv or .jsonl file.",
-            error,
+            "%s (--dataset takes 20newsgroups, aws-docs, a file, a folder or s3://bucket/prefix; see --help)", error
         )
         sys.exit(2)
     except OSError as error:

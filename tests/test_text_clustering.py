@@ -99,7 +99,8 @@ def test_documents_without_a_known_term_are_in_no_cluster(tmp_path):
     run = train_small(tmp_path, "--report", rows=small_corpus() + strangers)
     assert "3 of 33 documents have no term that is known" in run.stderr
     summary = summary_in(tmp_path / "out")
-    assert summary["dataset"] | {"name": ""} == {"name": "", "documents": 33, "labels": 4, "unknown": 3}
+    expected = {"documents": 33, "labels": 4, "unknown": 3, "left_out": {}}
+    assert summary["dataset"] == {"name": summary["dataset"]["name"], **expected}
     assert summary["baseline"]["unknown"] == pytest.approx(3 / 33)
     assert sum(cluster["size"] for cluster in summary["clusters"]) == 30
     assert not {"aardvark", "zeppelin"} & {title for cluster in summary["clusters"] for title in cluster["titles"]}
@@ -142,74 +143,64 @@ def test_post_is_subject_and_body_without_other_headers():
     assert "host" not in document
 
 
-def as_folders(tmp_path, rows):
-    for number, row in enumerate(rows):
-        folder = tmp_path / "corpus" / row["label"]
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{number}.txt").write_text(row["text"])
-    return tmp_path / "corpus"
-
-
-def as_flat_folder(tmp_path, rows):
-    (tmp_path / "corpus").mkdir()
-    for number, row in enumerate(rows):
-        (tmp_path / "corpus" / f"{number}.txt").write_text(row["text"])
-    return tmp_path / "corpus"
-
-
-def as_csv(tmp_path, rows):
-    path = tmp_path / "corpus.csv"
-    path.write_text("label,text\n" + "".join(f'{row["label"]},"{row["text"]}"\n' for row in rows))
-    return path
-
-
-def as_jsonl(tmp_path, rows):
-    return write_jsonl(tmp_path / "corpus.jsonl", rows)
-
-
-def as_jsonl_gz(tmp_path, rows):
-    return write_jsonl(tmp_path / "corpus.jsonl.gz", rows)
-
-
-def as_unlabelled_jsonl(tmp_path, rows):
-    return write_jsonl(tmp_path / "corpus.jsonl", [{"text": row["text"]} for row in rows])
-
-
-@pytest.mark.parametrize("write", [as_folders, as_csv, as_jsonl, as_jsonl_gz])
-def test_labelled_corpus_is_read_whole(tmp_path, write):
-    rows = small_corpus()
-    corpus = corpora.load_corpus(str(write(tmp_path, rows)))
-    assert sorted(zip(corpus.labels, corpus.documents)) == sorted((row["label"], row["text"]) for row in rows)
-
-
-@pytest.mark.parametrize("write", [as_flat_folder, as_unlabelled_jsonl])
-def test_corpus_without_labels_is_trained_without_their_metrics(tmp_path, write):
-    dataset = write(tmp_path, small_corpus())
-    run = run_training("--dataset", dataset, "--clusters", "3", "--lsa", "5", "--output-dir", tmp_path / "out")
-    assert run.returncode == 0, run.stderr
+def test_corpus_without_labels_is_trained_without_their_metrics(tmp_path):
+    train_small(tmp_path, rows=[{"text": row["text"]} for row in small_corpus()])
     assert set(summary_in(tmp_path / "out")["metrics"]) == {"explained_variance", "silhouette"}
 
 
-BAD_FILES = {
-    "no-text-column.csv": ("body,label\nhello,a\n", "column 'text'"),
-    "no-text-key.jsonl": ('{"body": "hello"}\n', "column 'text'"),
-    "text-is-a-number.jsonl": ('{"text": 5}\n', "column 'text'"),
-    "not-json.jsonl": ("hello\n", "could not be read"),
-    "not-gzip.jsonl.gz": ('{"text": "hello"}\n', "could not be read"),
-    "empty.csv": ("", "no document"),
-    "blank.jsonl": ('{"text": " "}\n', "no document"),
-    "too-few.jsonl": ('{"text": "hello world"}\n', "fewer than the 20 clusters"),
-    "no-terms.jsonl": ('{"text": "a b 1 2"}\n' * 30, "no terms"),
-    "corpus.parquet": ("PAR1", "does not end in"),
+def test_rows_without_label_are_in_clusters_and_not_in_the_scores_by_labels(tmp_path):
+    rows = small_corpus()
+    rows[0]["label"] = rows[11]["label"] = None
+    rows.append({"text": None, "label": "hockey"})
+    run = train_small(tmp_path, "--report", rows=rows)
+    assert "28 of 30 documents have a label" in run.stderr
+    summary = summary_in(tmp_path / "out")
+    assert summary["metrics"]["adjusted_rand_index"] == 1
+    assert summary["dataset"]["documents"] == 30 and summary["dataset"]["labels"] == 3
+    assert summary["dataset"]["left_out"] == {"rows without text": 1}
+
+
+def test_bad_dataset_is_one_clear_line_and_nothing_written(tmp_path):
+    table = tmp_path / "corpus.csv"
+    table.write_text("body,label\nhello,a\n")
+    assert_refused(run_training("--dataset", table, "--output-dir", tmp_path / "out"), "no column 'text'")
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_columns_encoding_and_separator_are_named_with_options(tmp_path):
+    table = tmp_path / "corpus.csv"
+    rows = [f"{row['text']} größe~{row['label']}" for row in small_corpus()]
+    table.write_text("\n".join(["Body~Team", *rows]), encoding="cp850")
+    options = ("--text-column", "body", "--label-column", "team", "--encoding", "cp850", "--separator", "~")
+    run = run_training("--dataset", table, *options, "--clusters", "3", "--output-dir", tmp_path / "out")
+    assert run.returncode == 0, run.stderr
+    assert "table, cp850, separator '~', text in 'Body', label in 'Team'" in run.stderr
+    assert summary_in(tmp_path / "out")["metrics"]["adjusted_rand_index"] == 1
+    assert "größe" in summary_in(tmp_path / "out")["clusters"][0]["titles"][0]
+
+
+TOO_LITTLE = {
+    "fewer documents than clusters": (["hello world"], "has 1 documents, fewer than the 20 clusters"),
+    "no terms in common": ([f"a b 1 2 {n}" for n in range(30)], "no terms"),
+    "one text": (["the printer is out of paper"] * 40, "All 40 documents"),
+    "few different texts": (["no paper", "no ink", "no power"] * 20, "60 documents, 3 of them different"),
 }
 
 
-@pytest.mark.parametrize("name", BAD_FILES)
-def test_bad_dataset_is_one_clear_line_and_nothing_written(tmp_path, name):
-    content, reason = BAD_FILES[name]
-    (tmp_path / name).write_text(content)
-    assert_refused(run_training("--dataset", tmp_path / name, "--output-dir", tmp_path / "out"), reason)
-    assert not (tmp_path / "out").exists()
+@pytest.mark.parametrize("case", TOO_LITTLE)
+def test_too_little_to_cluster_is_told_by_its_true_reason(tmp_path, case):
+    documents, reason = TOO_LITTLE[case]
+    corpus = write_jsonl(tmp_path / "corpus.jsonl", [{"text": text} for text in documents])
+    assert_refused(run_training("--dataset", corpus, "--output-dir", tmp_path / "out"), reason)
+
+
+def test_more_clusters_than_the_documents_fill_is_one_warning_with_a_hint(tmp_path):
+    rows = [
+        {"text": f"{text} {n}"} for n, text in enumerate(["paper tray", "paper tray", "ink leaks", "ink leaks"] * 5)
+    ]
+    warnings = [line for line in train_small(tmp_path, rows=rows).stderr.splitlines() if " WARNING " in line]
+    assert len([line for line in warnings if "clusters" in line]) == 1
+    assert any("Only 2 of 3 clusters have documents" in line for line in warnings)
 
 
 def test_missing_dataset_is_one_clear_line(tmp_path):
