@@ -12,6 +12,15 @@ COMPONENTS = ("predictor", "transformer")
 VERSION_LABEL = "app.kubernetes.io/version"
 SPEC_ANNOTATION = "mlops-poc/spec-sha256"
 STORE_ANNOTATION = "mlops-poc/store"
+# Where Prometheus finds the metrics of a pod: at the model server itself. KServe's own annotation, set to "true", would
+# turn the port into the one of Knative's queue-proxy, which tells of requests, not of documents, and only where the
+# cluster's config-observability says so (kserve/kserve, pkg/webhook/admission/pod/metrics_aggregate_injector.go).
+SCRAPING = {
+    "prometheus.io/scrape": "true",
+    "prometheus.io/port": "8080",
+    "prometheus.io/path": "/metrics",
+    "serving.kserve.io/enable-prometheus-scraping": "false",
+}
 
 
 class ServiceSettings(NamedTuple):
@@ -93,7 +102,7 @@ def inference_service(settings, version, access_key=None):
     store = settings.store_endpoint + (f" as {access_key}" if access_key else "")
     component = {
         "labels": {VERSION_LABEL: version},
-        "annotations": {STORE_ANNOTATION: store},
+        "annotations": {STORE_ANNOTATION: store, **SCRAPING},
         "serviceAccountName": settings.name,
         "minReplicas": 1,
         "volumes": [{"name": "tmp", "emptyDir": {}}],
@@ -150,7 +159,7 @@ def locked_down(resources):
 def sign(service):
     """Annotate each component with a digest of itself, which its revisions and pods carry too."""
     for spec in service["spec"].values():
-        spec["annotations"] = {STORE_ANNOTATION: spec["annotations"][STORE_ANNOTATION]}
+        spec["annotations"] = {name: text for name, text in spec["annotations"].items() if name != SPEC_ANNOTATION}
         digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
         spec["annotations"][SPEC_ANNOTATION] = digest[:16]
     return service

@@ -158,6 +158,15 @@ def test_what_is_deployed_is_what_dry_run_printed_but_for_the_pin(deploy, cluste
     assert args[-2] == "--predictor_host" and args[:-2] == printed["transformer"]["containers"][0]["args"]
 
 
+def test_prometheus_is_told_to_read_the_model_server_of_each_pod(deploy):
+    _, manifests = dry_run(deploy)
+    for component in manifests["InferenceService"]["spec"].values():
+        annotations = component["annotations"]
+        assert (annotations["prometheus.io/scrape"], annotations["prometheus.io/port"]) == ("true", "8080")
+        # "true" would make KServe put another port there.
+        assert annotations["serving.kserve.io/enable-prometheus-scraping"] == "false"
+
+
 def test_every_container_is_locked_down_and_small(deploy):
     _, manifests = dry_run(deploy, "--cpu-request", "200m", "--memory-limit", "3Gi")
     spec = manifests["InferenceService"]["spec"]
