@@ -23,8 +23,8 @@ check_size() {
   memory=$(awk '/^MemTotal:/ { print int($2 / 1024) }' "${MEMINFO:-/proc/meminfo}")
   cpus=$(nproc)
   disk=$(df --output=avail --block-size=1G "$docker_root" | tail -n 1 | tr -d ' ')
-  ((memory >= MIN_MEMORY_MB)) || problem "$memory MB of memory; at least $MIN_MEMORY_MB MB are needed (under Vagrant: VM_MEMORY_MB=12288 vagrant reload)"
-  ((cpus >= MIN_CPUS)) || problem "$cpus CPUs; at least $MIN_CPUS are needed (under Vagrant: VM_CPUS=5 vagrant reload)"
+  ((memory >= MIN_MEMORY_MB)) || problem "$memory MB of memory; at least $MIN_MEMORY_MB MB are needed (under Vagrant: VM_MEMORY_MB=$VM_MEMORY_MB vagrant reload)"
+  ((cpus >= MIN_CPUS)) || problem "$cpus CPUs; at least $MIN_CPUS are needed (under Vagrant: VM_CPUS=$VM_CPUS vagrant reload)"
   # Once the cluster is there, its images have taken their share of the disk.
   [[ -e $KUBECONFIG ]] || ((disk >= MIN_DISK_GB)) || problem "$disk GB free in $docker_root; at least $MIN_DISK_GB GB are needed"
 }

@@ -2,12 +2,12 @@
 # Docker, and the other packages of the distribution that the steps use.
 source "$(dirname "$0")/functions.sh"
 
-packages=(docker.io curl ca-certificates jq iproute2 haproxy python3 python3-venv)
+packages=(docker.io curl ca-certificates jq iproute2 procps haproxy python3 python3-venv)
 
 # Counted, because dpkg-query prints nothing at all for a package that it has never heard of.
 installed() { [[ $(dpkg-query --show --showformat='${db:Status-Status}\n' "$@" | grep -cx installed) == "$#" ]]; }
 if ! already installed "${packages[@]}"; then
-  log "installing ${packages[*]}"
+  doing "installing ${packages[*]}"
   run apt-get update -qq -o DPkg::Lock::Timeout=300
   run env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends -o DPkg::Lock::Timeout=300 "${packages[@]}"
 fi

@@ -8,17 +8,17 @@ image "$NODE_IMAGE" docker
 kind_image=$(mapped "$NODE_IMAGE")
 
 cluster_exists() { kind get clusters | grep --line-regexp "$CLUSTER_NAME"; }
-# An interrupted "kind create cluster" leaves a container without a working API server.
+# An interrupted "kind create cluster" leaves a container without a working API server, and one that waited in vain for
+# its node ends as if all were well.
 cluster_is_whole() { docker exec "$NODE" test -e /kind/mlops-poc-created; }
-node_runs() { [[ $(docker inspect --format '{{.State.Running}}' "$NODE") == true ]]; }
 
 if already cluster_exists && ! already node_runs; then
-  log "starting the node again"
-  run docker start "$NODE"
+  doing "starting the node again"
+  run_quietly docker start "$NODE"
   wait_for 60 "the node's container" node_runs
 fi
 if already cluster_exists && ! already cluster_is_whole; then
-  log "an earlier attempt was interrupted: creating the cluster anew"
+  doing "an earlier attempt did not come to its end: creating the cluster anew"
   run kind delete cluster --name "$CLUSTER_NAME"
 fi
 if ! already cluster_exists; then
@@ -38,17 +38,18 @@ nodes:
     hostPort: $PORT_CONSOLE
     listenAddress: $BIND_ADDRESS
 CONFIG
-  log "creating the cluster"
+  doing "creating the cluster"
   run kind create cluster --config "$STATE_DIR/kind.yaml" --kubeconfig "$KUBECONFIG" --wait 300s
+  wait_for_node 5
   run docker exec "$NODE" touch /kind/mlops-poc-created
 fi
 
 # kind's own policy, on-failure:1, restarts a node after a reboot with some versions of Docker only.
-run docker update --restart unless-stopped "$NODE"
-run kind export kubeconfig --name "$CLUSTER_NAME" --kubeconfig "$KUBECONFIG"
-wait_for 300 "a ready node $NODE" kubectl wait --for=condition=Ready "node/$NODE" --timeout=5s
+run_quietly docker update --restart unless-stopped "$NODE"
+run_quietly kind export kubeconfig --name "$CLUSTER_NAME" --kubeconfig "$KUBECONFIG"
+wait_for_node 300
 
 # For the person who works here: merged into what they have, not written over it.
 run install -d -m 700 -o "$PROVISION_USER" "$USER_HOME/.kube"
-run kind export kubeconfig --name "$CLUSTER_NAME" --kubeconfig "$USER_HOME/.kube/config"
+run_quietly kind export kubeconfig --name "$CLUSTER_NAME" --kubeconfig "$USER_HOME/.kube/config"
 run chown "$PROVISION_USER:" "$USER_HOME/.kube/config"

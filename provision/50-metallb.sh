@@ -5,7 +5,7 @@ source "$(dirname "$0")/functions.sh"
 
 download "metallb-native-$METALLB_VERSION.yaml" \
   "https://raw.githubusercontent.com/metallb/metallb/$METALLB_VERSION/config/manifests/metallb-native.yaml" "sha256:$METALLB_SHA256"
-apply <"$FILES/metallb-native-$METALLB_VERSION.yaml"
+kustomization metallb "metallb-native.yaml=metallb-native-$METALLB_VERSION.yaml" | apply
 wait_for_deployments 300 metallb-system controller
 wait_for 300 "MetalLB's speaker" kubectl rollout status --namespace metallb-system daemonset/speaker --timeout=5s
 

@@ -7,7 +7,7 @@ download "$archive" "https://charts.jetstack.io/charts/$archive" https://charts.
 
 # startupapicheck is a Helm hook, which is what wait_for is here.
 chart cert-manager cert-manager "$archive" \
-  --set crds.enabled=true --set startupapicheck.enabled=false \
+  --set crds.enabled=true --set startupapicheck.enabled=false --set global.priorityClassName=system-cluster-critical \
   --set resources.requests.cpu=10m --set resources.requests.memory=64Mi \
   --set cainjector.resources.requests.cpu=10m --set cainjector.resources.requests.memory=64Mi \
   --set webhook.resources.requests.cpu=10m --set webhook.resources.requests.memory=32Mi \

@@ -19,17 +19,21 @@ env: {ENABLE_GATEWAY_API_INFERENCE_EXTENSION: "true"}
 global:
   hub: docker.io/istio
   tag: $ISTIO_VERSION
+  priorityClassName: system-cluster-critical
   defaultPodDisruptionBudget: {enabled: false}
   proxy:
     autoInject: disabled
     image: docker.io/istio/proxyv2:$ISTIO_VERSION
   proxy_init:
     image: docker.io/istio/proxyv2:$ISTIO_VERSION
+# A template that nothing here uses, and that would bring one more image.
+sidecarInjectorWebhook: {templates: {grpc-simple: ""}}
 VALUES
 chart istio-ingressgateway istio-system "gateway-$ISTIO_VERSION.tgz" --values /dev/stdin >"$WORK/gateway.yaml" <<VALUES
 autoscaling: {enabled: false}
 # Without it the API server makes "Always" of the chart's "image: auto", before istiod puts the real image in.
 imagePullPolicy: IfNotPresent
+priorityClassName: system-cluster-critical
 resources: {requests: {cpu: 50m, memory: 128Mi}, limits: {cpu: "2", memory: 1Gi}}
 VALUES
 

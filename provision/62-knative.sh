@@ -12,7 +12,5 @@ download "$core" "$manifests/knative-serving/$KNATIVE_VERSION/2-serving-core.yam
 download "$net_istio" "$manifests/ingress/${KNATIVE_VERSION%.*}/istio/net-istio.yaml" "sha256:$KNATIVE_NET_ISTIO_SHA256"
 
 apply <"$FILES/$crds"
-wait_for 60 "Knative's resource types" kubectl wait --for=condition=Established --timeout=5s \
-  crd/services.serving.knative.dev crd/revisions.serving.knative.dev crd/images.caching.internal.knative.dev
 kustomization knative "serving-core.yaml=$core" "net-istio.yaml=$net_istio" | apply
 wait_for_deployments 300 knative-serving activator autoscaler controller webhook net-istio-controller net-istio-webhook

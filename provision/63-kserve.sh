@@ -14,5 +14,6 @@ metadata:
 MANIFEST
 kustomization kserve-controller "kserve.yaml=kserve-$KSERVE_VERSION.yaml" | apply
 wait_for_deployments 300 kserve kserve-controller-manager
-wait_for 120 "KServe's webhook" kubectl wait --namespace kserve --for=jsonpath='{.subsets[0].addresses[0].ip}' endpoints/kserve-webhook-server-service --timeout=5s
+wait_for 120 "KServe's webhook" kubectl wait endpointslices --namespace kserve --selector kubernetes.io/service-name=kserve-webhook-server-service \
+  --for=jsonpath='{.endpoints[0].conditions.ready}'=true --timeout=5s
 kustomization kserve-runtime "kserve-cluster-resources.yaml=kserve-cluster-resources-$KSERVE_VERSION.yaml" | apply

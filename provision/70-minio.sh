@@ -27,6 +27,7 @@ download "minio-$archive" "https://raw.githubusercontent.com/minio/operator/mast
 chart minio-operator minio-operator "minio-$archive" --values /dev/stdin >"$WORK/operator.yaml" <<VALUES
 operator:
   replicaCount: 1
+  priorityClassName: system-cluster-critical
   env: [{name: OPERATOR_STS_ENABLED, value: "off"}]
   sidecarImage: {repository: "${MINIO_SIDECAR_IMAGE%:*}", tag: "${MINIO_SIDECAR_IMAGE##*:}"}
   resources: {requests: {cpu: 20m, memory: 128Mi, ephemeral-storage: 100Mi}}
@@ -68,6 +69,8 @@ metadata:
 spec:
   image: $MINIO_IMAGE
   imagePullPolicy: IfNotPresent
+  # MinIO restarts on a full node too: what is deployed makes room for it.
+  priorityClassName: system-cluster-critical
   configuration: {name: storage-configuration}
   requestAutoCert: false
   mountPath: /export
@@ -116,7 +119,7 @@ MANIFEST
 
 # MinIO reads its root credentials when it starts.
 if [[ $MODE == run && -n $before && $before != "$(secret_version)" ]]; then
-  log "the root credentials changed: restarting MinIO"
+  doing "the root credentials changed: restarting MinIO"
   run kubectl delete pod --namespace tenant-tiny --selector v1.min.io/tenant=storage-tiny
 fi
 wait_for 300 "MinIO's server" kubectl rollout status --namespace tenant-tiny statefulset/storage-tiny-pool-0 --timeout=5s

@@ -18,7 +18,10 @@ sed -e "s/BIND_ADDRESS/$BIND_ADDRESS/" -e "s/PORT_KSERVE/$PORT_KSERVE/" -e "s/GA
 # What runs is what was applied last, which an interrupted run tells apart from what was only written.
 already test "$(sha256_of "$WORK/haproxy.cfg")" == "$(cat "$STATE_DIR/haproxy.sha256" 2>/dev/null)" && already systemctl is-active haproxy && exit
 
-[[ $MODE != run ]] || haproxy -c -f "$WORK/haproxy.cfg" || fail "HAProxy does not accept provision/haproxy.cfg; what runs was left as it is"
+if [[ $MODE == run ]]; then
+  command -v haproxy >/dev/null || fail "HAProxy is not installed; the step \"docker\" does that: sudo $PROVISION/all.sh --only docker"
+  run_quietly haproxy -c -f "$WORK/haproxy.cfg" || fail "HAProxy does not accept provision/haproxy.cfg, for the reason above; what runs was left as it is"
+fi
 write_file "$DESTDIR/etc/haproxy/haproxy.cfg" 644 <"$WORK/haproxy.cfg"
 run systemctl enable --quiet haproxy
 run systemctl reload-or-restart haproxy

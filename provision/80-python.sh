@@ -12,7 +12,7 @@ fi
 already cmp --silent "$requirements" "$venv/requirements.txt" && exit
 
 as_user() { run runuser --user "$PROVISION_USER" -- env --chdir=/ HOME="$USER_HOME" "$@"; }
-log "installing the packages of scripts/requirements.txt into $venv"
+doing "installing the packages of scripts/requirements.txt into $venv"
 as_user python3 -m venv "$venv"
 wheels=()
 if [[ -n $MIRROR_DIR ]]; then wheels=(--no-index "--find-links=$MIRROR_DIR/wheels"); fi

@@ -19,7 +19,7 @@ archive=$MIRROR_DIR/$(archive_of "$TRANSFORMER_IMAGE")
 if [[ -n $MIRROR_DIR && -f $archive ]]; then
   image "$TRANSFORMER_IMAGE"
 else
-  log "building $TRANSFORMER_IMAGE"
+  doing "building $TRANSFORMER_IMAGE"
   build
   run kind load docker-image --name "$CLUSTER_NAME" "$TRANSFORMER_IMAGE"
 fi

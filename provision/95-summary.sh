@@ -3,9 +3,10 @@
 source "$(dirname "$0")/functions.sh"
 [[ $MODE != mirror ]] || exit 0
 
-node_runs() { [[ $(docker inspect --format '{{.State.Running}}' "$NODE") == true ]]; }
-already node_runs || run docker start "$NODE"
-wait_for 300 "a ready node $NODE" kubectl wait --for=condition=Ready "node/$NODE" --timeout=5s
+# At a start of the machine this may be quicker than Docker, and Docker starts the node by itself.
+wait_for 120 "Docker" docker info
+already node_runs || run_quietly docker start "$NODE"
+wait_for_node 300
 wait_for_deployments 300 metallb-system controller
 wait_for_deployments 300 istio-system istiod istio-ingressgateway
 wait_for_deployments 300 knative-serving activator autoscaler controller webhook net-istio-controller net-istio-webhook
@@ -20,6 +21,30 @@ else
   wait_for 300 "KServe's gateway on port $PORT_KSERVE" curl --silent --max-time 5 "http://127.0.0.1:$PORT_KSERVE/"
   exit
 fi
+
+# Knative's routes answer 503 for a while longer than all of the above takes, so whatever has served before is asked
+# itself, and so are its components. A service that somebody broke must not keep the rest from being used.
+status_of() { curl --silent --max-time 10 --output /dev/null --write-out '%{http_code}' --header "Host: $2" "http://127.0.0.1:$PORT_KSERVE/v1/models/$1" || true; }
+answers() {
+  local status
+  status=$(status_of "$@")
+  ((10#$status >= 100 && 10#$status < 500 && 10#$status != 404))
+}
+kubectl get inferenceservices --all-namespaces --output=json >"$WORK/services.json"
+jq -r '.items[] | select(any(.status.components[]?; .latestRolledoutRevision))
+    | .metadata.name as $name | .status.url, .status.components[].url | select(.)
+    | "\($name) \(sub("^[a-z]+://"; ""))"' "$WORK/services.json" >"$WORK/addresses"
+[[ ! -s $WORK/addresses ]] || log "waiting at most 180 s for the services that were deployed"
+deadline=$((SECONDS + 180))
+while read -r name host; do
+  until answers "$name" "$host"; do
+    if ((SECONDS >= deadline)); then
+      echo "warning: $name answers with status $(status_of "$name" "$host") at Host: $host; see: kubectl get inferenceservices --all-namespaces" >&2
+      break
+    fi
+    sleep 2
+  done
+done <"$WORK/addresses"
 
 # Under Vagrant, what the host's own ports are.
 minio=${HOST_PORT_MINIO:-$PORT_MINIO} console=${HOST_PORT_CONSOLE:-$PORT_CONSOLE} kserve=${HOST_PORT_KSERVE:-$PORT_KSERVE}

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Run by Vagrant before the VM is made: can this computer carry it? usage: host-check.sh MEMORY_MB CPUS DISK_GB PORT…
+# Run by Vagrant before the VM is made: can this computer carry it?
+# usage: host-check.sh MEMORY_MB CPUS DISK_GB LEAST_MEMORY_MB LEAST_CPUS PORT…
 set -euo pipefail
 
-memory_needed=$1 cpus_needed=$2 disk_needed=$3
-shift 3
+memory_needed=$1 cpus_needed=$2 disk_needed=$3 least_memory=$4 least_cpus=$5
+shift 5
 problems=()
 
 case $(uname -s) in
@@ -23,8 +24,11 @@ case $(uname -s) in
 esac
 disk=$(df -Pk . | awk 'NR == 2 { print int($4 / 1024 / 1024) }')
 
-((memory >= memory_needed)) || problems+=("the VM takes $memory_needed MB of memory and this computer has $memory MB (a smaller VM: VM_MEMORY_MB=10240 vagrant up)")
-((cpus >= cpus_needed)) || problems+=("the VM takes $cpus_needed CPUs and this computer has $cpus (a smaller VM: VM_CPUS=4 vagrant up)")
+# This computer needs some memory for itself, and so does the kernel of the VM.
+own_memory=1024 kernel_memory=320
+((memory >= memory_needed + own_memory)) ||
+  problems+=("the VM takes $memory_needed MB of memory and this computer has $memory MB, of which it needs $own_memory itself (the smallest VM: VM_MEMORY_MB=$((least_memory + kernel_memory)) vagrant up)")
+((cpus >= cpus_needed)) || problems+=("the VM takes $cpus_needed CPUs and this computer has $cpus (the smallest VM: VM_CPUS=$least_cpus vagrant up)")
 ((disk >= disk_needed)) || problems+=("$disk GB of disk are free here and the VM grows to about $disk_needed GB")
 for port in "$@"; do
   if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then

@@ -183,6 +183,14 @@ def manifests(dry_run):
     return manifests_in(dry_run.dry.stdout)
 
 
+def name_of(manifest):
+    return manifest["kind"], manifest["metadata"].get("namespace"), manifest["metadata"]["name"]
+
+
+def is_type(manifest):
+    return manifest["kind"] == "CustomResourceDefinition"
+
+
 def workloads(manifests):
     return [m for m in manifests if m["kind"] in ("Deployment", "DaemonSet", "StatefulSet", "Job")]
 
@@ -192,12 +200,12 @@ def workloads(manifests):
 
 @pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not installed")
 def test_scripts_are_free_of_what_shellcheck_finds():
-    check = subprocess.run(["shellcheck", *sorted(PROVISION.glob("*.sh"))], capture_output=True, text=True)
+    check = subprocess.run(["shellcheck", *sorted(PROVISION.rglob("*.sh"))], capture_output=True, text=True)
     assert check.returncode == 0, check.stdout
 
 
 def test_every_image_and_version_is_pinned_and_used():
-    scripts = "".join(p.read_text() for p in [*PROVISION.glob("*.sh"), PROVISION.parent / "Vagrantfile"])
+    scripts = "".join(p.read_text() for p in [*PROVISION.rglob("*.sh"), PROVISION.parent / "Vagrantfile"])
     for name, value in versions().items():
         used = (
             name in scripts
@@ -262,11 +270,80 @@ def test_password_is_in_no_output_and_on_no_command_line(dry_run, built):
     assert credentials.stat().st_mode & 0o777 == 0o600
 
 
-def test_nothing_in_a_manifest_would_pull_what_the_node_was_given(dry_run):
+def containers_in(value, path=()):
+    """Everything that has an image, wherever it stands: in a pod's template, a serving runtime, MinIO's tenant."""
+    if isinstance(value, dict):
+        if isinstance(value.get("image"), str):
+            yield "/".join(map(str, path)), value
+        for key, inner in value.items():
+            yield from containers_in(inner, (*path, key))
+    elif isinstance(value, list):
+        for position, inner in enumerate(value):
+            yield from containers_in(inner, (*path, position))
+
+
+def pull_policy(container):
+    """What the API server makes of a container: https://kubernetes.io/docs/concepts/containers/images/#imagepullpolicy-defaulting"""
+    _, at, _ = container["image"].partition("@")
+    _, _, tag = container["image"].rpartition("/")[2].partition(":")
+    return container.get("imagePullPolicy") or ("IfNotPresent" if at or tag not in ("", "latest") else "Always")
+
+
+@pytest.mark.parametrize(
+    ("image", "policy"),
+    [("auto", "Always"), ("a/b:latest", "Always"), ("a:5000/b", "Always"), ("a/b:1", "IfNotPresent")],
+)
+def test_image_without_a_version_would_be_pulled_each_time(image, policy):
+    assert pull_policy({"image": image}) == policy
+    assert pull_policy({"image": image, "imagePullPolicy": "IfNotPresent"}) == "IfNotPresent"
+
+
+def test_nothing_needs_a_registry_for_an_image_that_is_in_the_node(dry_run, manifests):
+    found = [(m, place, c) for m in manifests if not is_type(m) for place, c in containers_in(m)]
+    assert len(found) >= 20
+    wrong = [
+        f"{m['metadata']['name']}: {place}: {c['image']}" for m, place, c in found if pull_policy(c) != "IfNotPresent"
+    ]
+    assert not wrong
+    # What a controller or a webhook puts into a pod later has no policy of its own, so its image needs a version.
+    later = images_named_in(dry_run.dry.stdout)
+    assert later and not [i for i in later if pull_policy({"image": i}) != "IfNotPresent"]
     assert "imagePullPolicy: Always" not in dry_run.dry.stdout
 
 
-def test_all_requests_together_leave_most_of_five_cpus_free(manifests):
+def test_no_image_is_fetched_for_a_template_that_nothing_uses(dry_run):
+    assert "busybox" not in dry_run.dry.stdout
+
+
+def test_platform_goes_before_what_is_deployed_on_a_full_node(manifests):
+    pods = {name_of(m): m["spec"]["template"]["spec"] for m in workloads(manifests)}
+    pods |= {name_of(m): m["spec"] for m in manifests if m["kind"] == "Tenant"}
+    assert len(pods) == 16
+    assert {name: pod.get("priorityClassName") for name, pod in pods.items()} == dict.fromkeys(
+        pods, "system-cluster-critical"
+    )
+
+
+def test_pods_of_a_service_pass_the_restricted_level_of_pod_security(manifests):
+    """https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted"""
+    (storage,) = [m["spec"]["container"] for m in manifests if m["kind"] == "ClusterStorageContainer"]
+    (server,) = [m["spec"]["containers"][0] for m in manifests if m["kind"] == "ClusterServingRuntime"]
+    for container in (storage, server):
+        context = container["securityContext"]
+        assert context["runAsNonRoot"] is True and context["allowPrivilegeEscalation"] is False, container["name"]
+        assert context["capabilities"] == {"drop": ["ALL"]} and context["seccompProfile"] == {"type": "RuntimeDefault"}
+
+
+def test_types_are_known_to_the_cluster_before_anything_is_of_them(dry_run):
+    parts = re.split(r"^until kubectl wait crd --all .*$", dry_run.dry.stdout, flags=re.MULTILINE)
+    assert len(parts) > 6  # MetalLB, cert-manager, Istio, Knative, KServe, MinIO
+    for part in parts[:-1]:
+        assert {is_type(m) for m in manifests_in(part.rpartition("kubectl apply")[2])} == {True}
+    for text in re.findall(r"<<'MANIFEST'\n(.*?)\nMANIFEST\n", dry_run.dry.stdout, re.DOTALL):
+        assert len({is_type(m) for m in yaml.load_all(text, Loader) if m}) == 1
+
+
+def test_all_requests_together_leave_most_of_two_cpus_free(manifests):
     def cpu(quantity):
         return float(quantity[:-1]) if str(quantity).endswith("m") else 1000 * float(quantity)
 
@@ -394,7 +471,7 @@ def mirrored(tmp_path_factory, real):
 
 
 def images_named_in(text):
-    """Anything that looks like an image, wherever it stands: found without provision/images.py, so that it can be wrong."""
+    """Anything that looks like an image, wherever it stands: found without provision/manifests.py, so that it can be wrong."""
     host = r"(?:[a-z0-9-]+\.)+[a-z]{2,}(?::\d+)?/[a-z0-9._/-]+(?::[A-Za-z0-9][\w.-]*@sha256:[0-9a-f]{64}|@sha256:[0-9a-f]{64}|:[A-Za-z]*[\d][\w.-]*)"
     hub = r"(?:kserve|kindest|istio|minio|metallb|library|knative)/[a-z0-9._-]+:[A-Za-z]*[\d][\w.-]*(?:@sha256:[0-9a-f]{64})?|\bbusybox:[\d.]+"
     return set(re.findall(rf"(?<![\w./@:-])(?:{host}|{hub})", text))
@@ -469,8 +546,10 @@ def test_mirror_without_a_file_or_an_unfinished_one_is_refused(machine):
 # --- The image map ---
 
 
-def images_py(*arguments, text):
-    return subprocess.run(["python3", PROVISION / "images.py", *arguments], input=text, capture_output=True, text=True)
+def manifests_py(*arguments, text):
+    return subprocess.run(
+        ["python3", PROVISION / "manifests.py", *arguments], input=text, capture_output=True, text=True
+    )
 
 
 IMAGES = """\
@@ -490,7 +569,7 @@ image: kserve/agent:v0.20.0
 
 
 def test_images_are_found_wherever_a_manifest_names_them():
-    assert images_py("list", text=IMAGES).stdout.split() == [
+    assert manifests_py("images", text=IMAGES).stdout.split() == [
         "kserve/agent:v0.20.0",
         "quay.io/a/b:1@sha256:" + "a" * 64,
         "kserve/router:v1",
@@ -500,11 +579,23 @@ def test_images_are_found_wherever_a_manifest_names_them():
     ]
 
 
+def test_types_and_objects_are_all_that_is_in_a_manifest(real):
+    files, _ = real
+    text = files[upstream_files.addresses()["KSERVE"]].read_text()
+    types, objects = (
+        list(yaml.load_all(manifests_py(what, text=text).stdout, Loader)) for what in ("types", "objects")
+    )
+    everything = list(filter(None, yaml.load_all(text, Loader)))
+    assert types == list(filter(is_type, everything))
+    assert objects == [document for document in everything if not is_type(document)]
+    assert types and objects
+
+
 def test_image_map_replaces_whole_references_in_any_spelling(tmp_path):
     (tmp_path / "map").write_text(
         f"# mine\n\ndocker.io/kserve/agent:v0.20.0 registry.local:5000/agent:1\ngcr.io/q@sha256:{'a' * 64} gcr.io/q:x\nkserve/router:v registry.local/wrong\n"
     )
-    mapped = images_py(
+    mapped = manifests_py(
         "map", tmp_path / "map", text=IMAGES + "x: kserve/agent:v0.20.0-gpu\nimagePullPolicy: Always\n"
     ).stdout
     assert "image: registry.local:5000/agent:1\n" in mapped and "queue-sidecar-image: gcr.io/q:x\n" in mapped
@@ -514,9 +605,9 @@ def test_image_map_replaces_whole_references_in_any_spelling(tmp_path):
 
 def test_bad_image_map_is_explained(tmp_path):
     (tmp_path / "map").write_text("one-word\n")
-    bad = images_py("map", tmp_path / "map", text="")
+    bad = manifests_py("map", tmp_path / "map", text="")
     assert bad.returncode != 0 and "line 1" in bad.stderr and "one-word" in bad.stderr
-    gone = images_py("map", tmp_path / "gone", text="")
+    gone = manifests_py("map", tmp_path / "gone", text="")
     assert gone.returncode != 0 and "cannot read the image map" in gone.stderr and "Traceback" not in gone.stderr
 
 

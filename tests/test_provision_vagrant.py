@@ -91,18 +91,28 @@ def capable(tmp_path):
 
 
 def test_capable_host_is_accepted(capable):
-    assert host_check("12288", "1", "0", "21601", **capable).returncode == 0
+    assert host_check("12288", "1", "0", "4800", "1", "21601", **capable).returncode == 0
+
+
+def test_computer_with_8_gib_and_4_cpus_is_enough(tmp_path, capable):
+    (tmp_path / "meminfo").write_text("MemTotal:       7900000 kB\n")
+    v = versions()
+    sizes = [v[name] for name in ("VM_MEMORY_MB", "VM_CPUS", "MIN_DISK_GB", "MIN_MEMORY_MB", "MIN_CPUS")]
+    refused = host_check(*sizes, **capable).stderr
+    assert int(v["VM_CPUS"]) <= 4 and "MB of memory" not in refused
 
 
 def test_host_is_told_all_that_is_wrong_with_it(tmp_path, capable):
     (tmp_path / "cpuinfo").write_text("flags : fpu sse\n")
     with socket.create_server(("127.0.0.1", 21600)):
-        refused = host_check("32768", "999", "9999999", "21600", "21601", **capable)
+        refused = host_check("32768", "999", "9999999", "4800", "2", "21600", "21601", **capable)
     assert refused.returncode == 1
     for text in (
         "hardware virtualisation is off",
         "takes 32768 MB of memory and this computer has 16000 MB",
+        "VM_MEMORY_MB=5120 vagrant up",
         "takes 999 CPUs",
+        "VM_CPUS=2 vagrant up",
         "GB of disk are free",
         "port 21600 of this computer is taken",
     ):

@@ -118,8 +118,9 @@ def write_chart(folder, name, templates):
     return folder / name
 
 
-def deployment(namespace, name, image, kind="Deployment"):
-    return textwrap.dedent(f"""\
+def deployment(namespace, name, image, kind="Deployment", pod=(), container=()):
+    """As upstream's: no pull policy and no priority, unless a chart has lines for them."""
+    text = textwrap.dedent(f"""\
         ---
         apiVersion: apps/v1
         kind: {kind}
@@ -129,12 +130,12 @@ def deployment(namespace, name, image, kind="Deployment"):
           template:
             metadata: {{labels: {{app: {name}}}}}
             spec:
-              containers:
-              - name: {name}
-                image: {image}
-                imagePullPolicy: Always
-                resources: {{requests: {{cpu: 100m}}}}
         """)
+    text += "".join(" " * 6 + line + "\n" for line in pod)
+    text += textwrap.indent(
+        f"containers:\n- name: {name}\n  image: {image}\n  resources: {{requests: {{cpu: 100m}}}}\n", " " * 6
+    )
+    return text + "".join(" " * 8 + line + "\n" for line in container)
 
 
 def definition(kind, plural, group):
@@ -171,7 +172,12 @@ def stand_in_charts(folder):
             folder,
             "cert-manager",
             "".join(
-                deployment("cert-manager", name, f"quay.io/jetstack/{name}:{{{{ .Values.image.tag }}}}")
+                deployment(
+                    "cert-manager",
+                    name,
+                    f"quay.io/jetstack/{name}:{{{{ .Values.image.tag }}}}",
+                    pod=["priorityClassName: {{ .Values.global.priorityClassName }}"],
+                )
                 for name in ("cert-manager", "cert-manager-cainjector", "cert-manager-webhook")
             ),
         ),
@@ -181,7 +187,12 @@ def stand_in_charts(folder):
         "istiod": write_chart(
             folder,
             "istiod",
-            deployment("istio-system", "istiod", "{{ .Values.image }}")
+            deployment(
+                "istio-system",
+                "istiod",
+                "{{ .Values.image }}",
+                pod=["priorityClassName: {{ .Values.global.priorityClassName }}"],
+            )
             + textwrap.dedent("""\
             ---
             apiVersion: v1
@@ -190,12 +201,24 @@ def stand_in_charts(folder):
             data:
               values: |-
             {{ pick .Values "global" | toPrettyJson | indent 4 }}
+              config: |-
+                templates:
+            {{- if not (hasKey .Values.sidecarInjectorWebhook.templates "grpc-simple") }}
+                  grpc-simple: |
+                    spec: {initContainers: [{name: grpc-bootstrap-init, image: busybox:1.28}]}
+            {{- end }}
             """),
         ),
         "gateway": write_chart(
             folder,
             "gateway",
-            deployment("istio-system", "istio-ingressgateway", "auto")
+            deployment(
+                "istio-system",
+                "istio-ingressgateway",
+                "auto",
+                pod=["{{- with .Values.priorityClassName }}", "priorityClassName: {{ . }}", "{{- end }}"],
+                container=["{{- with .Values.imagePullPolicy }}", "imagePullPolicy: {{ . }}", "{{- end }}"],
+            )
             + textwrap.dedent("""\
             ---
             apiVersion: v1
@@ -208,14 +231,16 @@ def stand_in_charts(folder):
             folder,
             "operator",
             definition("Tenant", "tenants", "minio.min.io")
-            + deployment("minio-operator", "minio-operator", "quay.io/minio/operator:v7.1.1")
-            + textwrap.indent(
-                textwrap.dedent("""\
-            env:
-            - name: "OPERATOR_SIDECAR_IMAGE"
-              value: "{{ .Values.operator.sidecarImage.repository }}:{{ .Values.operator.sidecarImage.tag }}"
-            """),
-                " " * 8,
+            + deployment(
+                "minio-operator",
+                "minio-operator",
+                "quay.io/minio/operator:v7.1.1",
+                pod=["{{- with .Values.operator.priorityClassName }}", "priorityClassName: {{ . }}", "{{- end }}"],
+                container=[
+                    "env:",
+                    '- name: "OPERATOR_SIDECAR_IMAGE"',
+                    '  value: "{{ .Values.operator.sidecarImage.repository }}:{{ .Values.operator.sidecarImage.tag }}"',
+                ],
             ),
         ),
     }
@@ -297,18 +322,23 @@ def small_files(folder, layer_folder):
             for name in ("activator", "autoscaler", "controller", "webhook")
         )
         + config_map("knative-serving", "config-domain")
-        + config_map("knative-serving", "config-deployment"),
+        + config_map("knative-serving", "config-deployment")
+        + config_map("knative-serving", "config-autoscaler"),
         "KNATIVE_NET_ISTIO": "".join(
             deployment("knative-serving", name, f"gcr.io/knative-releases/{name}@{DIGEST}")
             for name in ("net-istio-controller", "net-istio-webhook")
         ),
         "KSERVE": definition("ClusterServingRuntime", "clusterservingruntimes", "serving.kserve.io")
+        + definition("ClusterStorageContainer", "clusterstoragecontainers", "serving.kserve.io")
+        + "---\napiVersion: serving.kserve.io/v1alpha1\nkind: ClusterStorageContainer\nmetadata: {name: default}\n"
+        "spec: {container: {name: storage-initializer, image: 'kserve/storage-initializer:v0.20.0'}}\n"
         + definition("LLMInferenceService", "llminferenceservices", "serving.kserve.io")
         + config_map("kserve", "inferenceservice-config")
         + deployment("kserve", "kserve-controller-manager", "kserve/kserve-controller:v0.20.0"),
         "KSERVE_RUNTIMES": "".join(
             f"---\napiVersion: serving.kserve.io/v1alpha1\nkind: ClusterServingRuntime\nmetadata: {{name: kserve-{name}}}\n"
-            f"spec: {{containers: [{{name: kserve-container, image: 'kserve/{name}:v0.20.0', resources: {{requests: {{cpu: 1}}}}}}]}}\n"
+            f"spec: {{containers: [{{name: kserve-container, image: 'kserve/{name}:v0.20.0', args: [], securityContext: {{}}, "
+            "resources: {requests: {cpu: 1}}}]}\n"
             for name in ("sklearnserver", "torchserve")
         ),
     }

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Finds and replaces container images in manifests read from standard input.
+"""What the steps ask of manifests, which are read from standard input.
 
-usage: images.py list           prints every image that the manifest names, one a line
-       images.py map [MAP…]     prints the manifest with images replaced; a MAP has lines of "reference replacement"
+usage: manifests.py images       prints every image that the manifest names, one a line
+       manifests.py map [MAP…]   prints the manifest with images replaced; a MAP has lines of "reference replacement"
+       manifests.py types        prints the resource types (CustomResourceDefinitions) in it
+       manifests.py objects      prints everything else in it
 
 An image may stand anywhere: in a container, in the JSON of a config map, in an argument, in an environment variable.
 "map" also turns imagePullPolicy Always into IfNotPresent: the node has been given every image beforehand, and a
@@ -62,10 +64,21 @@ def map_images(manifest, maps):
     return re.sub(r"(imagePullPolicy[\"']?\s*:\s*[\"']?)Always\b", r"\1IfNotPresent", manifest)
 
 
+def documents(manifest, are_types):
+    """The documents of a YAML file that are resource types, or those that are not."""
+    parts = re.split(r"^---(?: .*)?\n", manifest, flags=re.MULTILINE)
+    is_type = re.compile(r"^kind: CustomResourceDefinition$", re.MULTILINE)
+    has_content = re.compile(r"^[^#\s]", re.MULTILINE)
+    chosen = [part for part in parts if has_content.search(part) and bool(is_type.search(part)) == are_types]
+    return "---\n".join(part if part.endswith("\n") else part + "\n" for part in chosen)
+
+
 def main(arguments):
-    if arguments == ["list"]:
+    if arguments == ["images"]:
         for image in list_images(sys.stdin.read()):
             print(image)
+    elif arguments in (["types"], ["objects"]):
+        sys.stdout.write(documents(sys.stdin.read(), are_types=arguments == ["types"]))
     elif arguments[:1] == ["map"]:
         try:
             sys.stdout.write(map_images(sys.stdin.read(), arguments[1:]))

@@ -1,0 +1,60 @@
+# Waits with an end, and what to look at when one runs out.
+# shellcheck shell=bash disable=SC2034,SC2153,SC2154 # these files read each other's settings
+
+# Repeats a command until it succeeds: wait_for SECONDS WHAT COMMAND…
+wait_for() {
+  local seconds=$1 what=$2 deadline
+  shift 2
+  case $MODE in
+    mirror) return ;;
+    dry-run)
+      echo "# at most $seconds s until ${what}:"
+      echo "until $(quoted "$@"); do sleep 2; done"
+      return
+      ;;
+  esac
+  if "$@" &>/dev/null; then return; fi
+  log "waiting at most $seconds s for $what"
+  deadline=$((SECONDS + seconds))
+  until "$@" &>"$WORK/waiting"; do
+    if ((SECONDS >= deadline)); then
+      printf 'error: after %s s still no %s. The last answer was:\n' "$seconds" "$what" >&2
+      tail -n 5 "$WORK/waiting" | without_secrets >&2
+      show_unready_pods
+      fail "$what: not there after $seconds s. Running this step again is safe and goes on from here."
+    fi
+    sleep 2
+  done
+}
+
+node_runs() { [[ $(docker inspect --format '{{.State.Running}}' "$NODE") == true ]]; }
+
+wait_for_node() { wait_for "$1" "a ready node $NODE" kubectl wait --for=condition=Ready "node/$NODE" --timeout=5s; } # wait_for_node SECONDS
+
+wait_for_deployments() { # wait_for_deployments SECONDS NAMESPACE NAME…
+  local seconds=$1 namespace=$2 name
+  for name in "${@:3}"; do
+    wait_for "$seconds" "deployment $name in $namespace" kubectl rollout status --namespace "$namespace" "deployment/$name" --timeout=5s
+  done
+}
+
+# Which pods are not ready, why, and the last thing that they said.
+show_unready_pods() {
+  local namespace pod reason
+  kubectl get pods --all-namespaces --output=json --request-timeout=10s 2>/dev/null >"$WORK/pods.json" || {
+    echo "the cluster does not answer" >&2
+    return 0
+  }
+  jq -r '.items[]
+      | select(.status.phase != "Succeeded")
+      | select(([.status.containerStatuses[]?.ready] | length == 0 or any(. == false)))
+      | [.metadata.namespace, .metadata.name,
+         (([(.status.initContainerStatuses // []) + (.status.containerStatuses // []) | .[].state | (.waiting // .terminated // empty)
+            | "\(.reason // "")\(if .message then ": " + .message else "" end)"]
+           + [.status.conditions[]? | select(.status == "False" and .message != null) | "\(.reason // .type): \(.message)"]
+           + [.status.phase]) | map(select(. != "" and . != "Completed")) | .[0])] | @tsv' "$WORK/pods.json" |
+    while IFS=$'\t' read -r namespace pod reason; do
+      printf '\npod %s in %s is not ready: %s\n' "$pod" "$namespace" "$reason" >&2
+      kubectl logs --namespace "$namespace" "$pod" --all-containers --prefix --tail=5 --request-timeout=10s 2>&1 </dev/null | without_secrets | sed 's/^/    /' >&2 || true
+    done
+}
