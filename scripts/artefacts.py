@@ -277,7 +277,7 @@ def version_record(version: str, summary: dict, sha256_by_key: dict) -> dict:
     return {
         "format": FORMAT,
         "version": version,
-        "uploaded": datetime.now(UTC).isoformat(timespec="seconds"),
+        "uploaded": datetime.now(UTC).isoformat(timespec="milliseconds"),
         **{name: summary.get(name) for name in ("created", "dataset", "metrics", "versions")},
         "sha256": sha256_by_key,
     }

@@ -29,9 +29,12 @@ Exit status: 0 done, 1 the store or the cluster failed, 2 bad input, 130 interru
 """
 
 import argparse
+import contextlib
+import json
 import logging
 import signal
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -49,14 +52,14 @@ from artefacts import (
     sha256,
 )
 from deployed_service import DeployedService, in_words
+from diagnosis import explain, is_ready, revision_of
 from failure import BadInput, Failure
-from gateway import ask
+from gateway import NoAnswer, ask, check_answers, curl, questions
 from kubectl import Kubectl
 from model_store import ModelStore, Version, region
 from naming_rules import check_names
-from rollout import return_to_previous, roll_out
+from rollout import give_share, return_to_previous, roll_out
 from store_credentials import delete_service_user, find_keys, service_keys
-from waiting import wait_for_traffic
 
 log = logging.getLogger("deploy_service")
 
@@ -79,6 +82,7 @@ def parse_arguments(argv=None):
     what("--transformer-path", type=Path, default="transformer.joblib", metavar="FILE", help="of the same training run")
     what("--transformer-image", metavar="IMAGE", help="made from transformer.Dockerfile; needed to deploy")
     what("--model-name", default="textclustering", metavar="NAME", help="name of the inference service")
+    what("--collocate", action="store_true", help="predictor and transformer in one pod")
 
     cluster = parser.add_argument_group("where it runs").add_argument
     cluster("--namespace", default="kserve-textclustering", help="created if it is not there")
@@ -88,6 +92,8 @@ def parse_arguments(argv=None):
     cluster("--cpu-limit", default="1", metavar="CPU", help="of each container")
     cluster("--memory-request", default="512Mi", metavar="MEM", help="of each container")
     cluster("--memory-limit", default="1Gi", metavar="MEM", help="of each container")
+    cluster("--min-replicas", type=positive_int, default=1, metavar="N", help="pods of each component, at least")
+    cluster("--max-replicas", type=positive_int, default=3, metavar="N", help="pods of each component, at most")
     cluster("--wait", action=argparse.BooleanOptionalAction, default=True, help="wait until the service answers")
     cluster("--timeout", type=positive_int, default=600, metavar="SECONDS", help="how long to wait at most")
 
@@ -119,6 +125,8 @@ def parse_arguments(argv=None):
         parser.error("--transformer-image is needed: build it from transformer.Dockerfile")
     if bool(options.access_key) != bool(options.secret_key):
         parser.error("--access-key and --secret-key belong together: give both or none")
+    if options.min_replicas > options.max_replicas:
+        parser.error(f"--min-replicas {options.min_replicas} is more than --max-replicas {options.max_replicas}")
     if options.delete_artefacts and not options.delete:
         parser.error("--delete-artefacts goes with --delete")
     if options.canary and not options.wait:
@@ -151,6 +159,9 @@ def settings(options):
             "requests": {"cpu": options.cpu_request, "memory": options.memory_request},
             "limits": {"cpu": options.cpu_limit, "memory": options.memory_limit},
         },
+        min_replicas=options.min_replicas,
+        max_replicas=options.max_replicas,
+        collocate=options.collocate,
     )
 
 
@@ -174,29 +185,69 @@ def deploy(options):
 
     deployed, store = service_of(options), store_of(options)
     before = deployed.look()
+    check_way(before, options.model_name, options.collocate)
     if options.canary:
         check_canary(before, options.model_name, version.name)
     has_namespace = rehearse(deployed.kubectl, settings(options), version.name)
 
     store.create_bucket()
-    store.upload(version)
+    record = store.upload(version)
     keys = service_keys(store, options.model_name, deployed.keys())
     deployed.kubectl.apply(
         *([] if has_namespace else [manifests.namespace(options.namespace)]),
         *manifests.credentials(settings(options), keys),
     )
 
-    service = manifests.inference_service(settings(options), version.name, keys[0])
-    view = roll_out(deployed, before, service, options.canary, options.wait, options.timeout)
+    content = manifests.Content(version.name, access_key=keys[0], uploaded=record["uploaded"])
+    service = manifests.inference_service(settings(options), next_attempt(before, settings(options), content))
+    clusters = version.summary["clusters"]
+
+    def check(host):
+        check_answers(options.ingress, host, options.model_name, clusters, options.timeout)
+
+    view = roll_out(deployed, before, service, options.canary, options.wait, options.timeout, check)
     if view is None:
-        return log.info(
-            "Not waiting: kubectl get inferenceservice %s -n %s tells when it is ready",
-            options.model_name,
-            options.namespace,
-        )
+        return say_not_waiting(options, before)
     log.info("Traffic: %s", in_words(view.traffic()))
-    # While a canary runs, nobody knows whose cluster numbers an answer holds.
-    return ask_once(options, view, [] if options.canary else version.summary["clusters"])
+    if options.canary:  # nobody knows whose cluster numbers an answer holds
+        return ask_once(options, deployed, view)
+    with reasons_logged(deployed, view):
+        check(host_of(view))
+    return print_curl(options, view, clusters)
+
+
+def check_way(view, name, collocate):
+    """A service keeps its way, one pod or two: KServe would send the requests to the other at once, ready or not."""
+    if view.traffic() and collocate != view.is_collocated:
+        raise BadInput(
+            f"{name} runs with predictor and transformer in {'one pod' if view.is_collocated else 'two pods'}, which cannot be "
+            f"changed while it serves: {'leave out' if collocate else 'give'} --collocate, or --delete it first"
+        )
+
+
+def next_attempt(view, settings, content):
+    """The content, so marked that new pods come of it where those of the last attempt were taken out."""
+    newest = view.revisions.get(view.newest("predictor"))
+    attempt = manifests.annotation(newest, manifests.ATTEMPT_ANNOTATION)
+    tried = content._replace(attempt=attempt)
+    if manifests.signature(newest) != manifests.signature(
+        manifests.inference_service(settings, tried)["spec"]["predictor"]
+    ):
+        return content
+    components = [view.revisions.get(view.newest(name)) for name in view.components]
+    if any(manifests.annotation(revision, manifests.WITHDRAWN_ANNOTATION) for revision in components):
+        return content._replace(attempt=datetime.now(UTC).isoformat(timespec="seconds"))
+    return tried
+
+
+def say_not_waiting(options, before):
+    log.info(
+        "Not waiting: kubectl get inferenceservice %s -n %s tells when it is ready",
+        options.model_name,
+        options.namespace,
+    )
+    if before.on_knative and before.serving():
+        log.info("It gets no requests yet: run this again without --no-wait, and they are given to it")
 
 
 def check_version(model_path, transformer_path):
@@ -232,12 +283,43 @@ def rehearse(kubectl, settings, version):
     """Let the server check everything before anything is changed. Returns whether the namespace exists."""
     has_namespace = kubectl.has_namespace()
     if has_namespace:
-        kubectl.rehearse(*manifests.credentials(settings), manifests.inference_service(settings, version))
+        service = manifests.inference_service(settings, manifests.Content(version))
+        kubectl.rehearse(*manifests.credentials(settings), service)
     return has_namespace
 
 
-def ask_once(options, view, clusters=()):
-    ask(options.ingress, view.status["url"].split("://")[1], options.model_name, clusters, options.timeout)
+def host_of(view):
+    return view.status["url"].split("://")[1]
+
+
+def ask_once(options, deployed, view):
+    """Have any text clustered, log the answer, and print how to do it again."""
+    text = "The team won the game"
+    with reasons_logged(deployed, view):
+        numbers = ask(options.ingress, host_of(view), options.model_name, [text], options.timeout)
+    log.info("%s answers: %s", options.model_name, json.dumps({"predictions": numbers}))
+    print(curl(options.ingress, host_of(view), options.model_name, text))
+
+
+def print_curl(options, view, clusters):
+    texts = questions(clusters)
+    number, text = next(iter(texts.items()))
+    log.info("%s answers: %s", options.model_name, json.dumps({"predictions": [number]}))
+    log.info("Cluster %s: %s", number, text)
+    print(curl(options.ingress, host_of(view), options.model_name, text))
+
+
+@contextlib.contextmanager
+def reasons_logged(deployed, view):
+    """Where the service is reached but does not answer, its pods know why."""
+    try:
+        yield
+    except NoAnswer as error:
+        if error.status not in (None, 404):
+            pods = [pod for pod in view.pods if not view.on_knative or revision_of(pod) in view.serving()]
+            for line in explain(deployed.kubectl, deployed.name, view, [pod for pod in pods if not is_ready(pod)]):
+                log.error("%s", line)
+        raise
 
 
 # ------------------------------------------------------------------------------- promote, roll back, list, delete
@@ -246,13 +328,16 @@ def ask_once(options, view, clusters=()):
 def promote(options):
     deployed = service_of(options)
     view = serving_view(deployed)
-    if not view.canary:
+    if view.canary == 0:
+        raise BadInput(
+            f"the newest version of {deployed.name} gets no requests, and was rolled back or has not proved itself: "
+            "deploy its files again to bring it back (nothing is uploaded twice), or deploy others with --canary"
+        )
+    if view.canary is None:
         raise BadInput(f"{deployed.name} has no canary to promote: deploy one with --canary PERCENT")
-    deployed.set_canary(None)
-    newest = view.spec["transformer"]["labels"][manifests.VERSION_LABEL]
-    view = wait_for_traffic(deployed, newest, 100, options.timeout)
+    view = give_share(deployed, None, view.serving(beside_newest=True), options.timeout)
     log.info("Traffic: %s", in_words(view.traffic()))
-    ask_once(options, view)
+    ask_once(options, deployed, view)
 
 
 def roll_back(options):
@@ -264,7 +349,7 @@ def roll_back(options):
             f"{deployed.name} runs in KServe's Standard mode, which keeps no previous version: "
             "deploy the earlier files again"
         )
-    status = view.component("transformer")
+    status = view.component(view.front)
     if (
         view.canary is None
         and status["latestCreatedRevision"] == status.get("latestRolledoutRevision")
@@ -275,7 +360,7 @@ def roll_back(options):
         log.info("Rolled back already")
     view = return_to_previous(deployed, options.timeout)
     log.info("Traffic: %s", in_words(view.traffic()))
-    ask_once(options, view)
+    ask_once(options, deployed, view)
 
 
 def serving_view(deployed):

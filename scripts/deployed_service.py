@@ -5,10 +5,8 @@ import json
 import logging
 from typing import NamedTuple
 
-from manifests import COMPONENTS, VERSION_LABEL
-
-KINDS = ("inferenceservices.serving.kserve.io", "revisions.serving.knative.dev", "pods")
-SERVICE_LABEL = "serving.kserve.io/inferenceservice"
+from kubectl import KNATIVE_KINDS, KSERVE_KIND
+from manifests import COMPONENTS, SERVICE_LABEL, VERSION_LABEL, standby_name, standby_route
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +16,7 @@ class View(NamedTuple):
 
     service: dict | None
     revisions: dict  # Knative's, by name
+    routes: dict  # Knative's, by name
     pods: list
 
     @property
@@ -33,9 +32,23 @@ class View(NamedTuple):
         return self.status.get("deploymentMode") in ("Knative", "Serverless")
 
     @property
+    def components(self):
+        return [name for name in COMPONENTS if name in self.spec]
+
+    @property
+    def front(self):
+        """The component that answers the clients."""
+        return "predictor" if self.is_collocated else "transformer"
+
+    @property
+    def is_collocated(self):
+        """Whether the transformer is in the predictor's pod."""
+        return "containers" in self.spec.get("predictor", {})
+
+    @property
     def canary(self):
-        """Share of the newest version in percent: None when it gets everything, 0 after a rollback."""
-        return self.spec.get("transformer", {}).get("canaryTrafficPercent")
+        """Share of the newest version in percent: None when it gets everything, 0 when it waits or was rolled back."""
+        return self.spec.get(self.front, {}).get("canaryTrafficPercent")
 
     def component(self, name):
         return self.status.get("components", {}).get(name, {})
@@ -46,18 +59,46 @@ class View(NamedTuple):
             {"type": kind, "status": "Unknown"},
         )
 
+    def shares(self, component):
+        """Share of a component's requests by revision, in percent."""
+        shares = {}
+        for target in self.component(component).get("traffic", []):
+            revision = target.get("revisionName")
+            shares[revision] = shares.get(revision, 0) + target.get("percent", 0)
+        return {revision: share for revision, share in shares.items() if share}
+
+    def serving(self, beside_newest=False):
+        """Names of the revisions that get most of the requests, maybe beside the newest; that of the front first."""
+        found = []
+        for name in reversed(self.components):
+            shares = self.shares(name)
+            if beside_newest:
+                shares.pop(self.newest(name), None)
+            if shares:
+                found.append(max(shares, key=shares.get))
+        return found
+
+    def newest(self, component=None):
+        """Name of the newest revision."""
+        return self.component(component or self.front).get("latestCreatedRevision")
+
     def traffic(self):
         """Share of the requests by version, in percent."""
-        if "transformer" not in self.spec:
+        if self.front not in self.spec:
             return {}
         if not self.on_knative:
-            return {self.spec["transformer"].get("labels", {}).get(VERSION_LABEL, "?"): 100}
+            return {self.spec[self.front].get("labels", {}).get(VERSION_LABEL, "?"): 100}
         shares = {}
-        for target in self.component("transformer").get("traffic", []):
-            labels = self.revisions.get(target.get("revisionName"), {"metadata": {}})["metadata"].get("labels", {})
+        for revision, share in self.shares(self.front).items():
+            labels = self.revisions.get(revision, {"metadata": {}})["metadata"].get("labels", {})
             version = labels.get(VERSION_LABEL, "?")
-            shares[version] = shares.get(version, 0) + target.get("percent", 0)
-        return {version: share for version, share in shares.items() if share}
+            shares[version] = shares.get(version, 0) + share
+        return shares
+
+    def standby(self):
+        """(status, revision names) of the Route to the version that stands by; ({}, []) without one."""
+        route = self.routes.get(standby_name(self.service["metadata"]["name"]), {}) if self.service else {}
+        return route.get("status", {}), [target["revisionName"] for target in route.get("spec", {}).get("traffic", [])]
 
 
 def in_words(shares):
@@ -70,15 +111,17 @@ class DeployedService:
     def __init__(self, kubectl, name):
         self.kubectl, self.name = kubectl, name
         known = kubectl.kinds()
-        self.kinds = [kind for kind in KINDS if kind in known]
+        self.kinds = [kind for kind in (KSERVE_KIND, *KNATIVE_KINDS, "pods") if kind in (*known, "pods")]
 
     def look(self):
         """A View: one call, so that its parts fit together."""
-        found = {"InferenceService": {}, "Revision": {}, "Pod": {}}
+        found = {"InferenceService": {}, "Revision": {}, "Route": {}, "Pod": {}}
         for item in self.kubectl.get(",".join(self.kinds))["items"]:
             if self.name in (item["metadata"]["name"], item["metadata"].get("labels", {}).get(SERVICE_LABEL)):
                 found[item["kind"]][item["metadata"]["name"]] = item
-        return View(found["InferenceService"].get(self.name), found["Revision"], list(found["Pod"].values()))
+        return View(
+            found["InferenceService"].get(self.name), found["Revision"], found["Route"], list(found["Pod"].values())
+        )
 
     def keys(self):
         """(access key, secret key) that it reads the store with, or None."""
@@ -88,9 +131,9 @@ class DeployedService:
         ]
         return tuple(keys) if all(keys) else None
 
-    def set_canary(self, percent):
+    def set_canary(self, percent, components):
         """Give the newest revisions this share of the requests, or all with None."""
-        patch = {"spec": {name: {"canaryTrafficPercent": percent} for name in COMPONENTS}}
+        patch = {"spec": {name: {"canaryTrafficPercent": percent} for name in components}}
         self.kubectl.run(
             "patch",
             "inferenceservice",
@@ -101,6 +144,10 @@ class DeployedService:
             "--field-manager=deploy-service",
             f"--patch={json.dumps(patch)}",
         )
+
+    def set_standby(self, service, revisions):
+        """Let a version stand by: its pods stay, and it answers at the host of its own Route."""
+        self.kubectl.apply(standby_route(service, revisions))
 
     def delete(self):
         for kind in ("inferenceservice", "serviceaccount", "secret"):

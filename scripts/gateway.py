@@ -12,35 +12,70 @@ from waiting import poll
 log = logging.getLogger(__name__)
 
 
-def ask(ingress, host, name, clusters, timeout):
-    """Have one document clustered through the ingress, log the answer, and print how to do it again.
+class WrongAnswer(Failure):
+    """A version answers, but not what its own training run would."""
 
-    `clusters` are those of clusters.json, or an empty list where nobody knows whose numbers an answer holds.
-    """
-    terms = {cluster["cluster"]: " ".join(term for term, _ in cluster["terms"][:10]) for cluster in clusters}
-    body = json.dumps({"instances": [[next(iter(terms.values()), "The team won the game")]]})
+
+class NoAnswer(Failure):
+    """Nothing answers as a service of this kind does; `status` is that of HTTP, None without any."""
+
+    def __init__(self, message, status=None):
+        super().__init__(message)
+        self.status = status
+
+
+def questions(clusters):
+    """A text for each cluster, by its number: its top terms."""
+    return {cluster["cluster"]: " ".join(term for term, _ in cluster["terms"][:10]) for cluster in clusters}
+
+
+def ask(ingress, host, name, texts, timeout):
+    """Have texts clustered. Returns the cluster numbers. Raises NoAnswer, after a minute at most."""
     url = f"{ingress.rstrip('/')}/v1/models/{name}:predict"
-    http, problem = urllib3.PoolManager(timeout=20, retries=False), "no answer"
+    headers = {"Host": host, "Content-Type": "application/json"}
+    body = json.dumps({"instances": [[text] for text in texts]})
+    http, status = urllib3.PoolManager(timeout=20, retries=False), None
     for _ in poll(min(60, timeout)):  # a new route takes a moment to reach the gateway
         try:
-            response = http.request("POST", url, body=body, headers={"Host": host, "Content-Type": "application/json"})
+            response = http.request("POST", url, body=body, headers=headers)
         except urllib3.exceptions.HTTPError as error:
-            problem = str(error).rpartition(": ")[2]
+            status, problem = None, str(error).rpartition(": ")[2]
             continue
-        problem = f"{response.status} {' '.join(response.data.decode(errors='replace').split())[:300]}"
-        if response.status not in (404, 502, 503, 504):
+        status, problem = response.status, " ".join(response.data.decode(errors="replace").split())[:300]
+        if status not in (404, 502, 503, 504):
             break
-    else:
-        raise Failure(
-            f"{name} is ready, but {url} with Host {host} does not answer ({problem}): "
-            "give the ingress gateway's address with --ingress"
+    if status in (None, 404):
+        raise NoAnswer(
+            f"{name} is ready, but {url} with Host {host} does not answer ({status or ''} {problem}): "
+            "give the ingress gateway's address with --ingress",
+            status,
         )
     try:
-        numbers = json.loads(response.data)["predictions"]
+        return json.loads(response.data)["predictions"]
     except (ValueError, KeyError, TypeError):
-        raise Failure(f"{name} is ready, but {url} with Host {host} answers {problem}") from None
-    log.info("%s answers: %s", name, problem.partition(" ")[2])
-    for number in numbers:
-        if number in terms:
-            log.info("Cluster %s: %s", number, terms[number])
-    print(f"curl -H {shlex.quote(f'Host: {host}')} {url} \\\n  -d {shlex.quote(body)}")
+        raise NoAnswer(f"{name} is ready, but {url} with Host {host} answers {status} {problem}", status) from None
+
+
+def check_answers(ingress, host, name, clusters, timeout):
+    """Ask for each cluster, and insist on its number. Raises WrongAnswer, NoAnswer.
+
+    What a pod loaded may be another model than the one that was uploaded: the store is not the pod's.
+    """
+    texts = questions(clusters)
+    answers = dict(zip(texts, ask(ingress, host, name, texts.values(), timeout)))
+    wrong = {number: answer for number, answer in answers.items() if answer != number}
+    if wrong or len(answers) != len(texts):
+        number = next(iter(wrong or texts))
+        raise WrongAnswer(
+            f"{name} answers at {host}, but not as this training run does: {len(wrong)} of {len(texts)} clusters are "
+            f"wrong, such as {answers.get(number)} for the terms of cluster {number} ({texts[number]}): "
+            "the store holds something else, or the image is another one; look after it, then run this again"
+        )
+    log.info("%s answers at %s: right for each of %d clusters", name, host, len(texts))
+
+
+def curl(ingress, host, name, text):
+    """The command that asks it again."""
+    body = json.dumps({"instances": [[text]]})
+    url = f"{ingress.rstrip('/')}/v1/models/{name}:predict"
+    return f"curl -H {shlex.quote(f'Host: {host}')} {url} \\\n  -d {shlex.quote(body)}"

@@ -9,7 +9,8 @@ from failure import BadInput, Failure
 from manifests import dump
 
 SERVER_SIDE = ("--server-side", "--force-conflicts", "--field-manager=deploy-service", "-f", "-")
-KSERVE = "inferenceservices.serving.kserve.io"
+KSERVE_KIND = "inferenceservices.serving.kserve.io"
+KNATIVE_KINDS = ("revisions.serving.knative.dev", "routes.serving.knative.dev")
 
 log = logging.getLogger(__name__)
 
@@ -82,14 +83,26 @@ class Kubectl:
             log.info("kubectl: %s", line)
 
     def kinds(self):
-        """The kinds that the cluster knows. Raises Failure unless it answers and has KServe."""
-        kinds = set(self.run("api-resources", "-o", "name").split())
-        if KSERVE not in kinds:
+        """Those of KServe and Knative that the cluster knows. Raises Failure unless it answers and has KServe.
+
+        The groups are asked by name: kubectl api-resources fails as a whole where any aggregated API is down.
+        """
+        kinds = set(self.kinds_of("serving.kserve.io/v1beta1"))
+        if KSERVE_KIND not in kinds:
             raise Failure(
                 "KServe is not installed in this cluster (no InferenceService kind): install it, or choose "
                 "another --context"
             )
-        return kinds
+        return kinds | set(self.kinds_of("serving.knative.dev/v1"))
+
+    def kinds_of(self, group_version):
+        try:
+            found = json.loads(self.run("get", "--raw", f"/apis/{group_version}"))
+        except KubectlFailed as error:
+            if "(NotFound)" in error.stderr:
+                return []
+            raise
+        return [f"{kind['name']}.{group_version.partition('/')[0]}" for kind in found["resources"]]
 
     def has_namespace(self):
         """Whether the namespace is there. Raises Failure when it is being deleted."""

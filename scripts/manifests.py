@@ -9,9 +9,13 @@ from typing import NamedTuple
 import yaml
 
 COMPONENTS = ("predictor", "transformer")
+SERVICE_LABEL = "serving.kserve.io/inferenceservice"
 VERSION_LABEL = "app.kubernetes.io/version"
 SPEC_ANNOTATION = "mlops-poc/spec-sha256"
 STORE_ANNOTATION = "mlops-poc/store"
+UPLOADED_ANNOTATION = "mlops-poc/uploaded"
+ATTEMPT_ANNOTATION = "mlops-poc/attempt"
+WITHDRAWN_ANNOTATION = "mlops-poc/withdrawn"
 # Where Prometheus finds the metrics of a pod: at the model server itself. KServe's own annotation, set to "true", would
 # turn the port into the one of Knative's queue-proxy, which tells of requests, not of documents, and only where the
 # cluster's config-observability says so (kserve/kserve, pkg/webhook/admission/pod/metrics_aggregate_injector.go).
@@ -21,6 +25,10 @@ SCRAPING = {
     "prometheus.io/path": "/metrics",
     "serving.kserve.io/enable-prometheus-scraping": "false",
 }
+
+# Beside a transformer, which has port 8080 and, for gRPC, 8081.
+PREDICTOR_PORT = 8085
+PREDICTOR_BESIDE = (f"--http_port={PREDICTOR_PORT}", "--enable_grpc=false")
 
 
 class ServiceSettings(NamedTuple):
@@ -33,6 +41,18 @@ class ServiceSettings(NamedTuple):
     store_endpoint: str  # as the pods reach it: HOST:PORT, or with http:// or https:// before it
     region: str
     resources: dict  # of each container: {"requests": {"cpu", "memory"}, "limits": {"cpu", "memory"}}
+    min_replicas: int  # of each component
+    max_replicas: int
+    collocate: bool  # predictor and transformer in one pod
+
+
+class Content(NamedTuple):
+    """What new pods would load: they are made anew when any of it changes."""
+
+    version: str
+    access_key: str | None = None  # of the store's user
+    uploaded: str | None = None  # when the store got what it holds now
+    attempt: str | None = None  # when it was tried again after a failure
 
 
 class ManifestDumper(yaml.SafeDumper):
@@ -94,38 +114,63 @@ def credentials(settings, keys=None):
     return [secret, account]
 
 
-def inference_service(settings, version, access_key=None):
+def inference_service(settings, content):
     """The InferenceService of a version, its transformer not yet pinned.
 
-    It names endpoint and user of the store: KServe hands them to a pod when it is made, so that others need new pods.
+    KServe hands endpoint and user of the store to a pod when it is made, and a pod loads the artefacts when it starts:
+    where any of these changes, new pods are needed, so the annotations name them.
     """
-    store = settings.store_endpoint + (f" as {access_key}" if access_key else "")
-    component = {
-        "labels": {VERSION_LABEL: version},
-        "annotations": {STORE_ANNOTATION: store, **SCRAPING},
-        "serviceAccountName": settings.name,
-        "minReplicas": 1,
-        "volumes": [{"name": "tmp", "emptyDir": {}}],
-    }
-    root = f"s3://{settings.bucket}/{settings.name}/{version}"
-    predictor = {**component, "model": model(settings, f"{root}/model/")}
-    transformer = {**component, "containers": [transformer_container(settings, f"{root}/transformer/")]}
+    root = f"s3://{settings.bucket}/{settings.name}/{content.version}"
+    component = component_of(settings, content)
+    if settings.collocate:
+        predictor = {
+            **component,
+            "model": model(settings, f"{root}/", args=["--model_dir=/mnt/models/model", *PREDICTOR_BESIDE]),
+            "containers": [collocated_transformer(settings)],
+        }
+        components = {"predictor": predictor}
+    else:
+        predictor = {**component, "model": model(settings, f"{root}/model/")}
+        transformer = {**component, "containers": [transformer_container(settings, f"{root}/transformer/")]}
+        components = {"predictor": predictor, "transformer": transformer}
     return sign(
         {
             "apiVersion": "serving.kserve.io/v1beta1",
             "kind": "InferenceService",
             "metadata": place(settings),
-            "spec": {"predictor": predictor, "transformer": transformer},
+            "spec": components,
         }
     )
 
 
-def model(settings, uri):
-    """What KServe's scikit-learn server serves."""
+def component_of(settings, content):
+    """What predictor and transformer have in common."""
+    annotations = {
+        **SCRAPING,
+        STORE_ANNOTATION: settings.store_endpoint + (f" as {content.access_key}" if content.access_key else ""),
+        **({UPLOADED_ANNOTATION: content.uploaded} if content.uploaded else {}),
+        **({ATTEMPT_ANNOTATION: content.attempt} if content.attempt else {}),
+    }
+    if settings.min_replicas == settings.max_replicas:
+        # Nothing is gained by Knative's activator, which would hold requests back until there are more pods.
+        annotations["autoscaling.knative.dev/target-burst-capacity"] = "0"
+    return {
+        "labels": {VERSION_LABEL: content.version},
+        "annotations": annotations,
+        "serviceAccountName": settings.name,
+        "minReplicas": settings.min_replicas,
+        "maxReplicas": settings.max_replicas,
+        "volumes": [{"name": "tmp", "emptyDir": {}}],
+    }
+
+
+def model(settings, uri, args=()):
+    """What KServe's scikit-learn server serves. Its arguments come after the runtime's own, and win."""
     return {
         "modelFormat": {"name": "sklearn"},
         "protocolVersion": "v1",
         "storageUri": uri,
+        **({"args": list(args)} if args else {}),
         **locked_down(settings.resources),
     }
 
@@ -139,6 +184,18 @@ def transformer_container(settings, uri):
         "env": [{"name": "STORAGE_URI", "value": uri}],
         **locked_down(settings.resources),
     }
+
+
+def collocated_transformer(settings):
+    """The transformer beside the predictor, by KServe's fixed name; its port is the pod's.
+
+    https://kserve.github.io/website/docs/model-serving/predictive-inference/transformers/collocation
+    """
+    beside = transformer_container(settings, None)
+    del beside["env"]  # the storage initializer is the predictor's, and mounts what it fetched into both
+    beside["args"] += ["--predictor_host", f"localhost:{PREDICTOR_PORT}"]
+    beside["args"] += ["--transformer-path", "/mnt/models/transformer/transformer.joblib"]
+    return {**beside, "name": "transformer-container", "ports": [{"containerPort": 8080, "protocol": "TCP"}]}
 
 
 def locked_down(resources):
@@ -157,17 +214,24 @@ def locked_down(resources):
 
 
 def sign(service):
-    """Annotate each component with a digest of itself, which its revisions and pods carry too."""
+    """Annotate each component with a digest of all of them, which their revisions and pods carry too.
+
+    With one digest, a change of one component makes new pods of the other as well: a rollback returns to a pair.
+    """
+    digest = hashlib.sha256(json.dumps(service["spec"], sort_keys=True).encode()).hexdigest()[:16]
     for spec in service["spec"].values():
-        spec["annotations"] = {name: text for name, text in spec["annotations"].items() if name != SPEC_ANNOTATION}
-        digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
-        spec["annotations"][SPEC_ANNOTATION] = digest[:16]
+        spec["annotations"] = {**spec["annotations"], SPEC_ANNOTATION: digest}
     return service
 
 
 def signature(item):
     """The digest that a component, revision or pod carries, or None."""
-    return (item or {}).get("metadata", item or {}).get("annotations", {}).get(SPEC_ANNOTATION)
+    return annotation(item, SPEC_ANNOTATION)
+
+
+def annotation(item, name):
+    """An annotation of a component, or of an object with metadata; None without."""
+    return (item or {}).get("metadata", item or {}).get("annotations", {}).get(name)
 
 
 def pin_transformer(service, revision):
@@ -179,7 +243,41 @@ def pin_transformer(service, revision):
     """
     host = f"{revision}.{service['metadata']['namespace']}.svc.cluster.local"
     service["spec"]["transformer"]["containers"][0]["args"] += ["--predictor_host", host]
-    return sign(service)
+
+
+def standby_name(service_name):
+    return f"{service_name}-standby"
+
+
+def standby_route(service, revisions):
+    """A Knative Route to a version that is ready and gets no requests of the service's clients.
+
+    Knative gives pods only to a revision that a Route names: min-scale does not count without
+    (ScaleBounds in knative/serving, pkg/apis/autoscaling/v1alpha1/pa_lifecycle.go), nor does the retention of the last
+    pod (lastPodRetention in pkg/reconciler/autoscaling/kpa/scaler.go).
+
+    Args:
+        service: the InferenceService as the cluster has it; the Route goes with it.
+        revisions: names; requests to the Route's own host go to the first.
+    """
+    owner = {name: service[name] for name in ("apiVersion", "kind")}
+    owner |= {name: service["metadata"][name] for name in ("name", "uid")}
+    return {
+        "apiVersion": "serving.knative.dev/v1",
+        "kind": "Route",
+        "metadata": {
+            "name": standby_name(service["metadata"]["name"]),
+            "namespace": service["metadata"]["namespace"],
+            "labels": {SERVICE_LABEL: service["metadata"]["name"]},
+            "ownerReferences": [owner],
+        },
+        "spec": {
+            "traffic": [
+                {"revisionName": revision, "latestRevision": False, "percent": 0 if position else 100}
+                for position, revision in enumerate(revisions)
+            ]
+        },
+    }
 
 
 def as_yaml_without_keys(settings, version):
@@ -194,5 +292,5 @@ def as_yaml_without_keys(settings, version):
         + "---\n"
         + dump(secret)
         + masked
-        + dump(account, inference_service(settings, version))
+        + dump(account, inference_service(settings, Content(version)))
     )

@@ -116,12 +116,12 @@ class ModelStore:
         return content and hashlib.sha256(content).hexdigest()
 
     def upload(self, version):
-        """Upload and verify a version. version.json comes last and makes it count."""
+        """Upload and verify a version. Returns what version.json says, which comes last and makes it count."""
         root = f"{self.prefix}{version.name}/"
         record = json.loads(self.read(root + "version.json") or "{}")
         if record and all(self.sha256(root + key) == record["sha256"][key] for key in version.files):
             log.info("Version %s is in the store: nothing to upload", version.name)
-            return
+            return record
         for key, (path, digest) in version.files.items():
             self.upload_file(path, root + key, digest)
         digests = {key: digest for key, (_, digest) in version.files.items()}
@@ -133,6 +133,7 @@ class ModelStore:
             Body=json.dumps(record, indent=2).encode(),
             ContentType="application/json",
         )
+        return record
 
     def upload_file(self, path, key, digest):
         bar = tqdm(

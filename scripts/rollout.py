@@ -1,50 +1,125 @@
 """Rolling out a version, and returning to the one before.
 
-A transformer and a model mean something only together, but KServe rolls the two out one by one: in a rollout, in a
-canary and after a deploy that failed, an old transformer would feed a new model and get cluster numbers that mean
-nothing. Each transformer is therefore pinned to the predictor revision of its own version (pin_transformer).
+A transformer and a model mean something only together, but KServe rolls the two out one by one, and Knative gives all
+requests to a component's revision as soon as it is ready. So
+
+- each transformer is pinned to the predictor revision of its own version (pin_transformer),
+- a new version gets 0 percent of the requests until both components are ready and it has answered right itself,
+- the version before keeps its pods, so that a rollback waits for nothing (standby_route),
+- a version that failed gives its pods back.
 """
+
+import logging
 
 from deployed_service import in_words
 from diagnosis import unmet_conditions
 from failure import Failure
-from manifests import COMPONENTS, VERSION_LABEL, pin_transformer, signature
-from waiting import poll, wait_for_traffic, wait_until_ready
+from gateway import WrongAnswer
+from manifests import WITHDRAWN_ANNOTATION, pin_transformer, signature
+from waiting import (
+    NotReady,
+    poll,
+    wait_for_predictor_revision,
+    wait_for_share,
+    wait_for_standby,
+    wait_until_ready,
+)
+
+log = logging.getLogger(__name__)
 
 
-def roll_out(deployed, before, service, canary, wait, timeout):
-    """Apply the predictor, then the transformer pinned to it, and wait. Returns a View, None where it need not wait.
+def roll_out(deployed, before, service, canary, wait, timeout, check):
+    """Give a version its requests once it has proved itself. Returns a View, None where it shall not wait.
 
-    The requests stay with the version that has them until the new pair is ready. Where a canary runs or was rolled
-    back, the newest revisions get 0 percent meanwhile: without it KServe would give them everything.
+    Where nothing serves yet, and in KServe's Standard mode, there is nothing to lose: it is not held back.
+
+    Args:
+        before: the View before.
+        service: the InferenceService to apply.
+        canary: percent of the requests, or None for all.
+        check: called with the host of the new version's own Route; raises WrongAnswer.
     """
-    held = before.canary is not None
-    starting = {"canaryTrafficPercent": 0 if held else canary} if held or canary else {}
-    spec = service["spec"]
-    kept = {name: part for name, part in before.spec.items() if name == "transformer"}
-    deployed.kubectl.apply({**service, "spec": {**kept, "predictor": {**spec["predictor"], **starting}}})
-    revision = predictor_revision(deployed, signature(spec["predictor"]), timeout)
-    if revision:
-        pin_transformer(service, revision)
-    deployed.kubectl.apply({**service, "spec": {name: {**spec[name], **starting} for name in COMPONENTS}})
-    if not wait and not held:
-        return None
-    wait_until_ready(deployed, spec, timeout)
-    if held:
-        deployed.set_canary(canary)
-    return wait_for_traffic(deployed, spec["transformer"]["labels"][VERSION_LABEL], canary or 100, timeout)
-
-
-def predictor_revision(deployed, wanted, timeout):
-    """Name of the Knative revision made of the predictor, or None in KServe's Standard mode."""
-    for _ in poll(timeout):
-        view = deployed.look()
-        name = view.component("predictor").get("latestCreatedRevision")
-        if view.on_knative and signature(view.revisions.get(name)) == wanted:
-            return name
-        if view.status.get("deploymentMode") and not view.on_knative:
+    served, spec = before.serving() if before.on_knative else [], service["spec"]
+    held = bool(served) and not has_all_requests(before, spec)
+    try:
+        apply(deployed, before, service, {"canaryTrafficPercent": 0} if held else {}, timeout)
+        if not wait:
             return None
-    raise Failure(f"KServe made no predictor of {deployed.name} in {timeout} s: {unmet_conditions(view)}")
+        wait_until_ready(deployed, spec, timeout)
+        if not held:
+            return wait_for_share(deployed, 100, timeout)
+        newest = deployed.look()
+        deployed.set_standby(newest.service, [newest.newest(name) for name in reversed(newest.components)])
+        check(wait_for_standby(deployed, newest.newest(), timeout))
+    except (NotReady, WrongAnswer):
+        withdraw(deployed, spec, before)
+        raise
+    return give_share(deployed, canary, served, timeout)
+
+
+def has_all_requests(view, spec):
+    """Whether this very content serves alone already."""
+    newest = view.newest()
+    return view.shares(view.front) == {newest: 100} and signature(view.revisions.get(newest)) == signature(
+        spec[view.front]
+    )
+
+
+def apply(deployed, before, service, held, timeout):
+    """Apply the predictor, and then the transformer, which is pinned to the predictor's revision."""
+    spec = service["spec"]
+    if "transformer" in spec:
+        kept = {name: part for name, part in before.spec.items() if name == "transformer"}
+        deployed.kubectl.apply({**service, "spec": {**kept, "predictor": {**spec["predictor"], **held}}})
+        revision = wait_for_predictor_revision(deployed, spec, timeout)
+        if revision:
+            pin_transformer(service, revision)
+    deployed.kubectl.apply({**service, "spec": {name: {**part, **held} for name, part in spec.items()}})
+
+
+def give_share(deployed, percent, served, timeout):
+    """Give the newest version its share of the requests, or all with None. Returns a View.
+
+    Args:
+        served: the revisions that had the requests; without any they stand by.
+    """
+    deployed.set_canary(percent, deployed.look().components)
+    view = wait_for_share(deployed, percent or 100, timeout)
+    if percent is None:
+        deployed.set_standby(view.service, served)
+    return view
+
+
+def withdraw(deployed, spec, before):
+    """Let a version that failed give its pods back, and whoever stood by before do so again.
+
+    Knative takes changes of its scaling annotations from a revision itself (reconcilePA in knative/serving,
+    pkg/reconciler/revision/reconcile_resources.go). Without them its pods would hold their memory for ten minutes, and
+    the requests that queue for them would make more.
+    """
+    view = deployed.look()
+    used = {revision for name in view.components for revision in view.shares(name)}
+    failed = [
+        view.newest(name) for name in spec if signature(view.revisions.get(view.newest(name))) == signature(spec[name])
+    ]
+    failed = [revision for revision in failed if revision not in used]
+    if not failed:
+        return
+    deployed.kubectl.run(
+        "annotate",
+        "revisions.serving.knative.dev",
+        *failed,
+        "-n",
+        deployed.kubectl.namespace,
+        "--overwrite",
+        f"{WITHDRAWN_ANNOTATION}=true",
+        "autoscaling.knative.dev/min-scale=0",
+        "serving.knative.dev/progress-deadline=1s",
+    )
+    _, stood_by = before.standby()
+    if stood_by:
+        deployed.set_standby(view.service, stood_by)
+    log.info("Taken out of the cluster: %s", ", ".join(failed))
 
 
 def return_to_previous(deployed, timeout):
@@ -53,11 +128,10 @@ def return_to_previous(deployed, timeout):
     canaryTrafficPercent 0 is KServe's way: from a canary it returns to the version that had all requests, and from
     a finished rollout to the one before (PropagateStatus in KServe's inference_service_status.go).
     """
-    deployed.set_canary(0)
+    deployed.set_canary(0, deployed.look().components)
     for _ in poll(timeout):
         view = deployed.look()
-        transformer = view.component("transformer")
-        served = [target["revisionName"] for target in transformer.get("traffic", []) if target.get("percent")]
-        if served and transformer["latestCreatedRevision"] not in served:
+        shares = view.shares(view.front)
+        if shares and view.newest() not in shares:
             return view
     raise Failure(f"the requests still go to {in_words(view.traffic())} after {timeout} s: {unmet_conditions(view)}")

@@ -4,13 +4,17 @@ import logging
 import time
 
 from deployed_service import in_words
-from diagnosis import explain, is_ready, is_stuck, reason, unmet_conditions
+from diagnosis import explain, is_ready, is_stuck, pods_of, reason, refusal, unmet_conditions
 from failure import Failure
-from manifests import COMPONENTS, signature
+from manifests import signature
 
 STUCK_SECONDS = 30
 
 log = logging.getLogger(__name__)
+
+
+class NotReady(Failure):
+    """A version did not become ready; the reasons are in the log."""
 
 
 def poll(timeout):
@@ -22,33 +26,66 @@ def poll(timeout):
         pause = min(2, pause * 1.5)
 
 
-def wait_until_ready(deployed, spec, timeout):
-    """Tell what changes until all is ready. Raises Failure, the reasons logged, when it is stuck or too late."""
-    told, stuck_since = {}, None
+class Patience:
+    """How long something that seldom recovers may last."""
+
+    def __init__(self):
+        self.since = None
+
+    def is_over(self, stuck, gone):
+        """Whether it has been stuck for too long, `gone` seconds after the start."""
+        self.since = (gone if self.since is None else self.since) if stuck else None
+        return stuck and gone - self.since >= STUCK_SECONDS
+
+
+def wait_for_predictor_revision(deployed, spec, timeout):
+    """Name of the Knative revision made of the predictor, or None in KServe's Standard mode.
+
+    Raises NotReady, the reasons logged, when KServe refuses to make it, and Failure when it takes too long.
+    """
+    patience = Patience()
     for gone in poll(timeout):
         view = deployed.look()
-        states = readiness(view, spec)
+        name = view.newest("predictor")
+        if view.on_knative and signature(view.revisions.get(name)) == signature(spec["predictor"]):
+            return name
+        if view.status.get("deploymentMode") and not view.on_knative:
+            return None
+        if patience.is_over(refusal(view), gone):
+            give_up(deployed, view, [], gone)
+    raise Failure(f"KServe made no predictor of {deployed.name} in {timeout} s: {unmet_conditions(view)}")
+
+
+def wait_until_ready(deployed, spec, timeout):
+    """Tell what changes until all is ready. Raises NotReady, the reasons logged, when it is stuck or too late."""
+    told, patience = {}, Patience()
+    for gone in poll(timeout):
+        view = deployed.look()
+        states, pods = readiness(view, spec), pods_of(view, spec)
         for part, state in states.items():
             if told.get(part) != state:
                 log.info("%s: %s", part, state)
+        told = states
         if set(states.values()) == {"ready"}:
             return
-        told = states
-        stuck = any(state.startswith("failed") for state in states.values()) or is_stuck(view, spec)
-        stuck_since = (gone if stuck_since is None else stuck_since) if stuck else None
-        if stuck and gone - stuck_since >= STUCK_SECONDS:
+        failed = any(state.startswith("failed") for state in states.values())
+        if patience.is_over(failed or is_stuck(pods), gone):
             break
-    for line in explain(deployed.kubectl, deployed.name, view, spec):
+    give_up(deployed, view, pods, gone)
+
+
+def give_up(deployed, view, pods, gone):
+    for line in explain(deployed.kubectl, deployed.name, view, pods):
         log.error("%s", line)
     shares = view.traffic()
     serving = f"; serving meanwhile: {in_words(shares)}" if view.on_knative and shares else ""
-    raise Failure(f"{deployed.name} is not ready after {gone:.0f} s, see the reasons above{serving}")
+    raise NotReady(f"{deployed.name} is not ready after {gone:.0f} s, see the reasons above{serving}")
 
 
 def readiness(view, spec):
-    """State of predictor, transformer and ingress in words: ready, or what is missing."""
+    """State of each component and of the ingress in words: ready, or what is missing."""
     states = {}
-    for name in COMPONENTS:
+    for name in spec:
         condition, status = view.condition(f"{name.capitalize()}Ready"), view.component(name)
         if view.on_knative:
             created = status.get("latestCreatedRevision")
@@ -56,9 +93,10 @@ def readiness(view, spec):
             ready = current and status.get("latestReadyRevision") == created
         else:
             current, ready = True, any(is_ready(pod) for pod in view.pods if signature(pod) == signature(spec[name]))
+        refused = condition.get("reason") == "ReconcileFailed"
         if ready and condition["status"] == "True":
             states[name] = "ready"
-        elif current and condition["status"] == "False":
+        elif (current or refused) and condition["status"] == "False":
             states[name] = f"failed, {reason(condition)}"
         else:
             states[name] = ", ".join(filter(None, ("starting", reason(condition) if current else "")))
@@ -67,13 +105,25 @@ def readiness(view, spec):
     return {**states, "ingress": "ready" if done else ", ".join(filter(None, ("waiting", reason(ingress))))}
 
 
-def wait_for_traffic(deployed, version, share, timeout):
-    """Wait until a version gets `share` percent of the requests. Returns a View."""
+def wait_for_share(deployed, share, timeout):
+    """Wait until the newest version gets `share` percent of the requests. Returns a View."""
     for _ in poll(timeout):
         view = deployed.look()
-        if view.traffic().get(version) == share and view.condition("Ready")["status"] == "True":
+        got = view.shares(view.front).get(view.newest(), 0) if view.on_knative else 100
+        if got == share and view.condition("Ready")["status"] == "True":
             return view
     raise Failure(
-        f"version {version} is ready, but does not get {share} % of the requests after {timeout} s: "
+        f"{deployed.name} is ready, but its newest version does not get {share} % of the requests after {timeout} s: "
         f"{in_words(view.traffic())}; {unmet_conditions(view)}"
     )
+
+
+def wait_for_standby(deployed, revision, timeout):
+    """Wait until the Route of the version that stands by leads to a revision. Returns its host."""
+    for _ in poll(timeout):
+        status, _ = deployed.look().standby()
+        leads_to = {target["revisionName"] for target in status.get("traffic", []) if target.get("percent")}
+        ready = {"type": "Ready", "status": "True"}
+        if leads_to == {revision} and any(ready.items() <= found.items() for found in status.get("conditions", [])):
+            return status["url"].split("://")[1]
+    raise Failure(f"the new version of {deployed.name} is ready, but got no address of its own in {timeout} s")

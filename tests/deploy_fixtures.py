@@ -11,6 +11,7 @@ import io
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -31,6 +32,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer
 
+import stub_kserve as kserve_module
 from stub_kserve import StubKServe, free_port
 from stub_kubernetes import StubKubernetes
 
@@ -340,3 +342,67 @@ def command_line(directory, cluster, store):
         "--minio-endpoint-cluster",
         store.url.split("//")[1],
     ]
+
+
+# --- What came of it --------------------------------------------------------------------------
+
+
+def version(done):
+    """The version that a run used."""
+    return re.search(r"version (v[0-9a-f]{12})", done.err)[1]
+
+
+def succeeded(done):
+    assert done.code == 0, done.err
+    return done
+
+
+def traffic(cluster, component="transformer"):
+    service = cluster.get("inferenceservice", "textclustering")
+    shares = {}
+    for target in service["status"]["components"][component]["traffic"]:
+        revision = cluster.get("revision", target["revisionName"])
+        name = revision["metadata"]["labels"]["app.kubernetes.io/version"]
+        shares[name] = shares.get(name, 0) + target["percent"]
+    return {name: share for name, share in shares.items() if share}
+
+
+def pins(cluster, stub):
+    """Version of each transformer revision -> version of the predictor revision that it calls."""
+    found = {}
+    for pod in stub.pods[cluster.namespace, "textclustering", "transformer"]:
+        args = pod.container["args"]
+        predictor = args[args.index("--predictor_host") + 1].split(".")[0]
+        found[label(pod)] = next(
+            label(other)
+            for other in stub.pods[cluster.namespace, "textclustering", "predictor"]
+            if other.name == predictor
+        )
+    return found
+
+
+def label(pod):
+    return pod.template["labels"]["app.kubernetes.io/version"]
+
+
+def watch_traffic(stub, cluster):
+    """The versions that ever had traffic from now on."""
+    original, seen = kserve_module.propagate, set()
+
+    def propagate(status, component, pods, percent, mode):
+        original(status, component, pods, percent, mode)
+        if component == "transformer":
+            names = {pod.name: label(pod) for pod in pods}
+            seen.update(
+                names[target["revisionName"]]
+                for target in status["components"][component].get("traffic", [])
+                if target["percent"]
+            )
+
+    kserve_module.propagate = propagate
+
+    def stop():
+        kserve_module.propagate = original
+        return seen
+
+    return stop

@@ -28,6 +28,7 @@ KINDS = {
     "events": ("v1", "Event", True),
     "inferenceservices": ("serving.kserve.io/v1beta1", "InferenceService", True),
     "revisions": ("serving.knative.dev/v1", "Revision", True),
+    "routes": ("serving.knative.dev/v1", "Route", True),
     "selfsubjectaccessreviews": ("authorization.k8s.io/v1", "SelfSubjectAccessReview", False),
 }
 

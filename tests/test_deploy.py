@@ -14,48 +14,8 @@ import pytest
 import yaml
 from minio.credentials import StaticProvider
 
-import stub_kserve as kserve_module
 from deploy_fixtures import *  # noqa: F403 - fixtures
-from deploy_fixtures import bucket_in, deploy_process, manifests, run_weed, stub_kserve, train
-
-
-def version(done):
-    """The version that a run used."""
-    return re.search(r"version (v[0-9a-f]{12})", done.err)[1]
-
-
-def succeeded(done):
-    assert done.code == 0, done.err
-    return done
-
-
-def traffic(cluster):
-    service = cluster.get("inferenceservice", "textclustering")
-    shares = {}
-    for target in service["status"]["components"]["transformer"]["traffic"]:
-        revision = cluster.get("revision", target["revisionName"])
-        name = revision["metadata"]["labels"]["app.kubernetes.io/version"]
-        shares[name] = shares.get(name, 0) + target["percent"]
-    return {name: share for name, share in shares.items() if share}
-
-
-def pins(cluster, stub):
-    """Version of each transformer revision -> version of the predictor revision that it calls."""
-    found = {}
-    for pod in stub.pods[cluster.namespace, "textclustering", "transformer"]:
-        args = pod.container["args"]
-        predictor = args[args.index("--predictor_host") + 1].split(".")[0]
-        found[label(pod)] = next(
-            label(other)
-            for other in stub.pods[cluster.namespace, "textclustering", "predictor"]
-            if other.name == predictor
-        )
-    return found
-
-
-def label(pod):
-    return pod.template["labels"]["app.kubernetes.io/version"]
-
+from deploy_fixtures import bucket_in, deploy_process, manifests, run_weed, succeeded, train, version
 
 # --- Artefacts --------------------------------------------------------------------------------
 
@@ -86,6 +46,11 @@ def test_artefacts_are_uploaded_once_into_prefixes_of_their_own_and_repaired(
     stored = store.s3.get_object(Bucket=store.bucket, Key=f"{root}/model/model.joblib")["Body"].read()
     assert stored == (training_runs[0] / "model.joblib").read_bytes()
     assert len(store.list()) == 4
+    for component in ("predictor", "transformer"):
+        pods = kserve.pods[cluster.namespace, "textclustering", component]
+        assert len(pods) == 2, "what runs may have loaded what was damaged"
+    succeeded(deploy(0, ingress=kserve.ingress))
+    assert len(kserve.pods[cluster.namespace, "textclustering", "predictor"]) == 2
 
 
 def large(directory):
@@ -192,9 +157,21 @@ def test_every_container_is_locked_down_and_small(deploy):
     assert args[args.index("--workers") + 1] == "1"
 
 
+def test_replicas_are_bound_and_fixed_ones_do_without_knatives_activator(deploy):
+    _, several = dry_run(deploy)
+    _, fixed = dry_run(deploy, "--min-replicas", "2", "--max-replicas", "2")
+    burst = "autoscaling.knative.dev/target-burst-capacity"
+    for component in ("predictor", "transformer"):
+        part = several["InferenceService"]["spec"][component]
+        assert (part["minReplicas"], part["maxReplicas"]) == (1, 3) and burst not in part["annotations"]
+        part = fixed["InferenceService"]["spec"][component]
+        assert (part["minReplicas"], part["maxReplicas"], part["annotations"][burst]) == (2, 2, "0")
+
+
 def test_the_inference_service_fits_kserves_published_schema(deploy):
     _, manifests = dry_run(deploy)
     service = manifests["InferenceService"]
+    fits(dry_run(deploy, "--collocate")[1]["InferenceService"]["spec"], kserve_sdk.V1beta1InferenceServiceSpec)
     fits(service["spec"], kserve_sdk.V1beta1InferenceServiceSpec)
     service["spec"]["predictor"]["model"]["storageUrl"] = "misspelt"
     with pytest.raises(AssertionError, match="storageUrl"):
@@ -316,177 +293,3 @@ def test_no_secret_in_the_log_at_any_level_nor_in_a_command_line(deploy, cluster
     assert "apply" in commands
     for form in (store.keys[1], base64.b64encode(store.keys[1].encode()).decode()):
         assert form not in done.err + done.out + commands
-
-
-# --- Versions ---------------------------------------------------------------------------------
-
-
-def test_a_new_version_takes_over_and_each_transformer_keeps_its_own_predictor(deploy, cluster, kserve):
-    first = version(succeeded(deploy(0, ingress=kserve.ingress)))
-    done = succeeded(deploy(1, ingress=kserve.ingress))
-    second = version(done)
-    assert traffic(cluster) == {second: 100} and f"Traffic: {second} 100 %" in done.err
-    assert pins(cluster, kserve) == {first: first, second: second}
-
-
-def test_canary_gets_its_share_list_shows_it_and_promote_gives_it_the_rest(deploy, cluster, kserve):
-    assert "No version of textclustering yet" in succeeded(deploy(0, "--list")).err
-    first = version(succeeded(deploy(0, ingress=kserve.ingress)))
-    second = version(succeeded(deploy(1, "--canary", "20", ingress=kserve.ingress)))
-    assert traffic(cluster) == {first: 80, second: 20}
-    lines = succeeded(deploy(0, "--list")).out.splitlines()
-    assert lines[0].split() == ["VERSION", "TRAINED", "UPLOADED", "V-MEASURE", "ARI", "SILHOUETTE", "TRAFFIC"]
-    assert re.fullmatch(rf"{first} +2026-11-24 02:30 +\S+ \S+ +1.000 +0.900 +0.250 +80 %", lines[1])
-    assert re.fullmatch(rf"{second} .* 20 %", lines[2])
-    succeeded(deploy(1, "--promote", ingress=kserve.ingress))
-    assert traffic(cluster) == {second: 100}
-    done = deploy(1, "--promote")
-    assert done.code == 2 and "no canary to promote" in done.err
-    done = deploy(1, "--canary", "20")
-    assert done.code == 2 and "gets all requests already" in done.err
-
-
-def test_rollback_of_a_canary_and_of_a_finished_rollout(deploy, cluster, kserve):
-    first = version(succeeded(deploy(0, ingress=kserve.ingress)))
-    done = deploy(0, "--rollback", ingress=kserve.ingress)
-    assert done.code == 2 and "nothing to return to" in done.err
-    second = version(succeeded(deploy(1, "--canary", "20", ingress=kserve.ingress)))
-    succeeded(deploy(1, "--rollback", ingress=kserve.ingress))
-    assert traffic(cluster) == {first: 100}
-    succeeded(deploy(1, ingress=kserve.ingress))
-    assert traffic(cluster) == {second: 100}
-    succeeded(deploy(1, "--rollback", ingress=kserve.ingress))
-    assert traffic(cluster) == {first: 100}
-    again = succeeded(deploy(1, "--rollback", ingress=kserve.ingress))
-    assert "already" in again.err and traffic(cluster) == {first: 100}
-
-
-def test_after_a_rollback_the_next_deploy_never_serves_what_was_rolled_back(deploy, cluster, kserve):
-    first = version(succeeded(deploy(0, ingress=kserve.ingress)))
-    second = version(succeeded(deploy(1, ingress=kserve.ingress)))
-    succeeded(deploy(1, "--rollback", ingress=kserve.ingress))
-    seen = watch_traffic(kserve, cluster)
-    third = version(succeeded(deploy(2, ingress=kserve.ingress)))
-    assert traffic(cluster) == {third: 100}
-    assert second not in seen() and {first, third} == set(seen())
-
-
-def watch_traffic(stub, cluster):
-    """The versions that ever had traffic from now on."""
-    original, seen = kserve_module.propagate, set()
-
-    def propagate(status, component, pods, percent, mode):
-        original(status, component, pods, percent, mode)
-        if component == "transformer":
-            names = {pod.name: label(pod) for pod in pods}
-            seen.update(
-                names[target["revisionName"]]
-                for target in status["components"][component].get("traffic", [])
-                if target["percent"]
-            )
-
-    kserve_module.propagate = propagate
-
-    def stop():
-        kserve_module.propagate = original
-        return seen
-
-    return stop
-
-
-def test_delete_removes_the_service_and_only_when_asked_the_artefacts(deploy, cluster, kserve, store):
-    succeeded(deploy(0, ingress=kserve.ingress))
-    succeeded(deploy(0, "--delete"))
-    for kind in ("inferenceservices", "secrets", "serviceaccounts"):
-        assert "textclustering" not in cluster.kubectl("get", kind, "-n", cluster.namespace)
-    assert len(store.list()) == 4
-    succeeded(deploy(0, "--delete", "--delete-artefacts"))
-    assert store.list() == []
-
-
-def test_no_wait_returns_at_once_and_says_how_to_look(deploy, cluster, tmp_path):
-    with stub_kserve(cluster, tmp_path, images=[]):
-        done = succeeded(deploy(0, "--no-wait"))
-    assert "kubectl get inferenceservice textclustering" in done.err and done.out == ""
-
-
-# --- Not ready --------------------------------------------------------------------------------
-
-
-def test_image_missing_says_so_and_the_previous_version_keeps_serving(deploy, cluster, kserve):
-    first = version(succeeded(deploy(0, ingress=kserve.ingress)))
-    done = deploy(1, "--transformer-image", "docker.io/mlops-poc/nothing:1", ingress=kserve.ingress)
-    assert done.code == 1
-    assert "ImagePullBackOff" in done.err and "docker.io/mlops-poc/nothing:1" in done.err
-    assert "What to do: the image cannot be had" in done.err
-    assert f"serving meanwhile: {first} 100 %" in done.err.splitlines()[-1]
-    assert traffic(cluster) == {first: 100}
-    succeeded(deploy(1, "--rollback", ingress=kserve.ingress))
-    assert traffic(cluster) == {first: 100}
-    second = version(succeeded(deploy(1, ingress=kserve.ingress)))
-    assert traffic(cluster) == {second: 100}
-
-
-def test_no_room_says_so(deploy, cluster, tmp_path):
-    with stub_kserve(cluster, tmp_path, cpus=1):
-        done = deploy(0, "--cpu-request", "2", timeout=4)
-    assert done.code == 1
-    assert "Insufficient cpu" in done.err and "lower --cpu-request" in done.err
-
-
-def test_a_storage_initializer_that_fails_shows_its_last_lines(deploy, cluster, tmp_path):
-    with stub_kserve(cluster, tmp_path, download=True) as stub:
-        done = deploy(0, "--minio-endpoint-cluster", "127.0.0.1:9")
-        assert done.code == 1
-        assert "container storage-initializer: CrashLoopBackOff" in done.err
-        if cluster.api:  # a real API server asks the kubelet for logs, and there is none
-            assert re.search(r"\| .*EndpointConnectionError", done.err)
-            assert "check --minio-endpoint-cluster" in done.err
-        succeeded(deploy(0, ingress=stub.ingress))  # the right endpoint is reason enough for new pods
-
-
-def test_standard_mode_deploys_without_a_pin_and_refuses_a_canary(deploy, cluster, tmp_path):
-    with stub_kserve(cluster, tmp_path, mode="Standard") as stub:
-        succeeded(deploy(0, "--no-wait"))
-        args = cluster.get("inferenceservice", "textclustering")["spec"]["transformer"]["containers"][0]["args"]
-        assert "--predictor_host" not in args
-        succeeded(deploy(0, ingress=stub.ingress))
-        for flags in (["--canary", "20"], ["--rollback"]):
-            done = deploy(1, *flags)
-            assert done.code == 2 and "Standard mode" in done.err
-
-
-def test_an_ingress_that_does_not_answer_is_named(deploy, kserve):
-    done = deploy(0, ingress="http://127.0.0.1:9", timeout=3)
-    assert done.code == 1
-    assert "http://127.0.0.1:9" in done.err and "--ingress" in done.err.splitlines()[-1]
-
-
-def test_a_run_that_was_interrupted_between_predictor_and_transformer_goes_on(deploy, cluster, tmp_path):
-    done = deploy(0, timeout=2)  # nobody makes a predictor of it
-    assert done.code == 1 and "KServe made no predictor" in done.err.splitlines()[-1]
-    assert "transformer" not in cluster.get("inferenceservice", "textclustering")["spec"]
-    with stub_kserve(cluster, tmp_path) as stub:
-        succeeded(deploy(0, ingress=stub.ingress))
-
-
-# --- All of it for real -----------------------------------------------------------------------
-
-
-def test_deploy_canary_promote_rollback_with_real_downloads_and_models(deploy, cluster, store, training_runs, tmp_path):
-    """KServe's storage initializer, a scikit-learn predictor and the transformer of this repository serve it."""
-    with stub_kserve(cluster, tmp_path, serve=True) as stub:
-        first = succeeded(deploy(0, ingress=stub.ingress, timeout=240))
-        number = json.loads(re.search(r"answers: (.*)", first.err)[1])["predictions"][0]
-        clusters = json.loads((training_runs[0] / "clusters.json").read_text())["clusters"]
-        terms = " ".join(term for term, _ in clusters[number]["terms"])
-        assert f"Cluster {number}: {terms}" in first.err and terms in first.out, "its own terms, its own cluster"
-        for pod in stub.pods[cluster.namespace, "textclustering", "predictor"]:
-            assert os.listdir(stub.work / cluster.namespace / pod.name) == ["model.joblib"]
-        curl = subprocess.run(first.out, shell=True, capture_output=True, text=True)
-        assert json.loads(curl.stdout) == {"predictions": [number]}
-        succeeded(deploy(1, "--canary", "50", ingress=stub.ingress, timeout=240))
-        assert pins(cluster, stub) == {key: key for key in pins(cluster, stub)} and len(pins(cluster, stub)) == 2
-        for flag in ("--promote", "--rollback"):
-            assert "answers" in succeeded(deploy(1, flag, ingress=stub.ingress, timeout=240)).err
-        assert traffic(cluster) == {version(first): 100}
