@@ -12,29 +12,31 @@ made from so many posts:
 """
 
 import numpy as np
+from scipy.sparse import csr_matrix
 from sklearn.preprocessing import normalize
 
-from clustering import discriminative_directions, means
+from clustering import sums
+from self_training import membership_directions
 
 PARTS = 5
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
-def measure_similarities(lsa_vectors: np.ndarray, labels: np.ndarray, clusters: int) -> tuple[dict, list[dict]]:
+def measure_similarities(weights: csr_matrix, labels: np.ndarray, clusters: int) -> tuple[dict, list[dict]]:
     """Measure how near the documents of the training look to a service that has never seen them.
 
     Args:
-        lsa_vectors: unit rows of the LSA space before it was turned, shape (documents, dimensions).
+        weights: TF-IDF, unit rows of shape (documents, terms).
         labels: the clusters of the documents, shape (documents,).
 
     Returns:
         Quantiles of the cosine, by name: over all documents, and for each cluster.
     """
-    assigned, similarities = leave_out(lsa_vectors, labels, clusters)
+    assigned, similarities = leave_out(weights.astype(np.float32), labels, clusters)
     return quantiles(similarities), [quantiles(similarities[assigned == number]) for number in range(clusters)]
 
 
-def leave_out(lsa_vectors: np.ndarray, labels: np.ndarray, clusters: int) -> tuple[np.ndarray, np.ndarray]:
+def leave_out(weights: csr_matrix, labels: np.ndarray, clusters: int) -> tuple[np.ndarray, np.ndarray]:
     """Assign each document, and tell its cosine to the centroid, by what the documents of the other parts teach.
 
     Returns:
@@ -44,9 +46,9 @@ def leave_out(lsa_vectors: np.ndarray, labels: np.ndarray, clusters: int) -> tup
     assigned, similarities = np.empty(len(labels), dtype=int), np.empty(len(labels))
     for number in range(PARTS):
         others, left_out = np.flatnonzero(part != number), np.flatnonzero(part == number)
-        directions = discriminative_directions(lsa_vectors[others], labels[others], clusters)
-        centroids = normalize(means(normalize(lsa_vectors[others] @ directions), labels[others], clusters))
-        cosines = normalize(lsa_vectors[left_out] @ directions) @ centroids.T
+        directions = membership_directions(weights[others], labels[others], clusters)
+        centroids = normalize(sums(normalize(weights[others] @ directions), labels[others], clusters))
+        cosines = normalize(weights[left_out] @ directions) @ centroids.T
         assigned[left_out], similarities[left_out] = cosines.argmax(axis=1), cosines.max(axis=1)
     return assigned, similarities
 

@@ -1,53 +1,69 @@
-"""Find the clusters: LSA and k-means."""
+"""Find the clusters: LSA, many k-means and the best of their crossings, self-training, and one linear map that keeps it.
+
+What is stored are three stock objects: TF-IDF, a TruncatedSVD whose components show the clusters, and a k-means model.
+"""
 
 import logging
+from collections.abc import Sequence
 
 import numpy as np
+from scipy.linalg import cho_factor, cho_solve
+from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_matrix
-from sklearn.cluster import KMeans, MiniBatchKMeans
+from sklearn.cluster import KMeans, MiniBatchKMeans, kmeans_plusplus
 from sklearn.decomposition import TruncatedSVD
+from sklearn.metrics import adjusted_rand_score
 from sklearn.preprocessing import normalize
 
-ATTEMPTS = 12
+from self_training import log_likelihood, membership_directions, naive_bayes_labels, self_train
+
+ATTEMPTS = 16
+SURVIVORS = 8
+CROSSINGS = 24
 REFINEMENTS = 3
+SIZE_BIAS = 0.1
 
 log = logging.getLogger("text_clustering")
 
 
 def fit_clusters(
-    weights: csr_matrix, clusters: int, lsa: int, minibatch: bool, seed: int, verbose: bool
-) -> tuple[TruncatedSVD, KMeans, np.ndarray, np.ndarray]:
-    """Fit LSA and k-means, and turn the LSA space so that it shows the clusters best.
+    weights: csr_matrix,
+    clusters: int,
+    lsa: int,
+    minibatch: bool,
+    seed: int,
+    verbose: bool,
+    starts: Sequence[np.ndarray] = (),
+) -> tuple[TruncatedSVD, KMeans, np.ndarray]:
+    """Fit LSA and k-means, and turn the LSA space so that it shows the clusters best. No label takes part.
 
-    k-means finds clusters by the directions in which the documents differ most, of which many have nothing to do
-    with topics. So a ridge regression learns the directions that tell the clusters found so far apart, k-means runs
-    again along those, and so on: adaptive dimension reduction, Ding and Li, "Adaptive dimension reduction using
-    discriminant analysis and k-means clustering", ICML 2007. No label takes part. The directions are a linear map of
-    the LSA space, so they are stored as the components of the SVD: one for each cluster.
+    Where k-means ends depends on where it starts, so the best of many attempts and of their crossings survive. Of the
+    survivors, the one is taken that explains the terms of the documents best: in another space than the one they were
+    found in, where none has an advantage. It then corrects itself in the space of all terms. A ridge regression learns
+    the directions that tell the clusters apart; they are stored as the components of the SVD, one for each cluster.
 
     Args:
-        weights: TF-IDF, shape (documents, terms).
+        weights: TF-IDF, unit rows of shape (documents, terms).
+        lsa: dimensions of the LSA space, fewer than documents and terms.
+        starts: the cluster of each document, -1 for none, as other models see it: further attempts begin with them.
 
     Returns:
-        The SVD with its turned components, shape (clusters, terms); the k-means model; the vectors that it was trained
-        on, unit rows of shape (documents, clusters); and the same documents before the LSA space was turned, unit rows
-        of shape (documents, lsa).
+        The SVD with its turned components, shape (clusters, terms); the k-means model; and the vectors that it was
+        trained on, unit rows of shape (documents, clusters).
     """
-    svd = TruncatedSVD(lsa, random_state=seed)
-    lsa_vectors = normalize(svd.fit_transform(weights))
+    generator = np.random.default_rng(seed)
+    light = weights.astype(np.float32)  # half the time and the memory, for the search
+    svd = TruncatedSVD(lsa, n_iter=3, random_state=seed)
+    lsa_vectors = normalize(svd.fit_transform(light))
 
-    # Where k-means ends depends on where it starts, so the best of some attempts is taken. Their inertias are of
-    # different spaces; the tightness of the clusters in the LSA space that they share also goes best with the labels.
-    attempts = []
-    for number in range(ATTEMPTS):
-        labels = attempt(lsa_vectors, clusters, seed * ATTEMPTS + number, verbose)
-        attempts.append((tightness(lsa_vectors, labels, clusters), labels))
-        log.info("k-means, attempt %d of %d: tightness %.4f", number + 1, ATTEMPTS, attempts[-1][0])
-    labels = max(attempts, key=lambda pair: pair[0])[1]
+    survivors = search(lsa_vectors, clusters, starts, generator)
+    survivors = [naive_bayes_labels(light, labels, rounds=2) for labels in survivors]
+    labels = max(survivors, key=lambda labels: log_likelihood(light, labels))
+    labels = self_train(light, labels, clusters, generator)
 
-    svd.components_ = discriminative_directions(lsa_vectors, labels, clusters).T @ svd.components_
+    svd.components_ = membership_directions(light, labels, clusters).T.astype(weights.dtype)
     vectors = normalize(svd.transform(weights))
-    start = means(vectors, labels, clusters)
+    start = sums(vectors, labels, clusters) / np.bincount(labels, minlength=clusters).clip(1)[:, np.newaxis]
     if minibatch:
         # The start is good already: nothing is gained by moving a small cluster to a random document.
         model = MiniBatchKMeans(
@@ -55,38 +71,103 @@ def fit_clusters(
         )
     else:
         model = KMeans(clusters, init=start, n_init=1, random_state=seed, verbose=verbose)
-    return svd, model.fit(vectors), vectors, lsa_vectors
+    return svd, model.fit(vectors), vectors
 
 
-def attempt(lsa_vectors: np.ndarray, clusters: int, seed: int, verbose: bool) -> np.ndarray:
-    """One run of k-means and the adaptive dimension reduction; returns the cluster of each document."""
-    # The leading dimensions alone make a better start: the others are mostly noise to k-means.
-    leading = normalize(lsa_vectors[:, : clusters * 3 // 2])
-    labels = KMeans(clusters, n_init=3, random_state=seed, verbose=verbose).fit(leading).labels_
+def search(
+    lsa_vectors: np.ndarray, clusters: int, starts: Sequence[np.ndarray], generator: np.random.Generator
+) -> list[np.ndarray]:
+    """Find good clusterings by many attempts of k-means and by crossing the best of them.
+
+    Returns:
+        The cluster of each document in each of the survivors, the tightest first.
+    """
+    scatter = factorised_scatter(lsa_vectors)
+
+    def refined(labels: np.ndarray) -> tuple[float, np.ndarray]:
+        labels = refine(lsa_vectors, scatter, labels, clusters)
+        return tightness(lsa_vectors, labels, clusters), labels
+
+    attempts = [refined(assign(lsa_vectors, sums(lsa_vectors, start, clusters))) for start in starts]
+    for number in range(ATTEMPTS):
+        # The leading dimensions alone make a better start: the others are mostly noise to k-means.
+        leading = normalize(lsa_vectors[:, : clusters * (2 + number % 2)])
+        centroids, _ = kmeans_plusplus(leading, clusters, random_state=int(generator.integers(2**31)))
+        attempts.append(refined(spherical_k_means(leading, assign(leading, centroids), clusters)))
+        log.info("k-means, attempt %d of %d: tightness %.4f", number + 1, ATTEMPTS, attempts[-1][0])
+    survivors = sorted(attempts, key=lambda pair: -pair[0])[:SURVIVORS]
+
+    for _ in range(CROSSINGS):
+        mother, father = (survivors[i][1] for i in generator.choice(len(survivors), 2, replace=False))
+        centroids = crossed_centroids(lsa_vectors, mother, father, clusters, generator)
+        child = refined(assign(lsa_vectors, centroids))
+        # Near-copies would soon be all that is left to cross.
+        if child[0] > survivors[-1][0] and all(adjusted_rand_score(child[1], other) < 0.98 for _, other in survivors):
+            survivors = sorted([*survivors[:-1], child], key=lambda pair: -pair[0])
+    log.info("k-means, after %d crossings: tightness %.4f", CROSSINGS, survivors[0][0])
+    return [labels for _, labels in survivors]
+
+
+def crossed_centroids(
+    vectors: np.ndarray, mother: np.ndarray, father: np.ndarray, clusters: int, generator: np.random.Generator
+) -> np.ndarray:
+    """Pair the centroids of two clusterings by their cosines and take one of each pair, whichever chance will have.
+
+    After Fränti et al., "Genetic algorithms for large-scale clustering problems", The Computer Journal 40, 1997.
+    """
+    mothers, fathers = (normalize(sums(vectors, labels, clusters)) for labels in (mother, father))
+    _, partners = linear_sum_assignment(mothers @ fathers.T, maximize=True)
+    return np.where(generator.random((clusters, 1)) < 0.5, mothers, fathers[partners])
+
+
+def refine(vectors: np.ndarray, scatter: tuple, labels: np.ndarray, clusters: int) -> np.ndarray:
+    """Adaptive dimension reduction: look for the clusters along the directions that tell those found so far apart.
+
+    k-means finds clusters by the directions in which the documents differ most, of which many have nothing to do with
+    topics. A ridge regression learns the better ones: Ding and Li, "Adaptive dimension reduction using discriminant
+    analysis and k-means clustering", ICML 2007.
+    """
     for _ in range(REFINEMENTS):
-        vectors = normalize(lsa_vectors @ discriminative_directions(lsa_vectors, labels, clusters))
-        labels = KMeans(clusters, init=means(vectors, labels, clusters), n_init=1, verbose=verbose).fit(vectors).labels_
+        sizes = np.bincount(labels, minlength=clusters).clip(1)
+        directions = cho_solve(scatter, (sums(vectors, labels, clusters) / np.sqrt(sizes)[:, np.newaxis]).T)
+        labels = spherical_k_means(normalize(vectors @ directions.astype(vectors.dtype)), labels, clusters)
     return labels
+
+
+def factorised_scatter(vectors: np.ndarray) -> tuple:
+    """The matrix of the ridge regression in refine; the penalty is the mean eigenvalue."""
+    scatter = vectors.T @ vectors
+    scatter[np.diag_indices_from(scatter)] += np.trace(scatter) / len(scatter)
+    return cho_factor(scatter)
+
+
+def spherical_k_means(vectors: np.ndarray, labels: np.ndarray, clusters: int) -> np.ndarray:
+    """k-means on unit vectors that holds large clusters back a little, for they grow by being near to everything.
+
+    The bias is averaged with that of the round before, or two clusters would hand the same documents to and fro.
+    """
+    bias = np.zeros(clusters, dtype=vectors.dtype)
+    for _ in range(20):
+        sizes = np.bincount(labels, minlength=clusters).clip(1)
+        bias = (bias + SIZE_BIAS * np.log(sizes * clusters / len(labels)).astype(vectors.dtype)) / 2
+        labels, previous = assign(vectors, sums(vectors, labels, clusters), bias), labels
+        if np.mean(labels != previous) < 0.002:
+            break
+    return labels
+
+
+def assign(vectors: np.ndarray, centroids: np.ndarray, bias: np.ndarray | float = 0) -> np.ndarray:
+    """The nearest centroid of each unit vector, by cosine less the bias of the cluster."""
+    return (vectors @ normalize(centroids).T - bias).argmax(axis=1)
+
+
+def sums(vectors: np.ndarray, labels: np.ndarray, clusters: int) -> np.ndarray:
+    """Sum the vectors of each cluster, shape (clusters, dimensions); those with the label -1 are in none."""
+    members = np.flatnonzero(labels >= 0)
+    ones = np.ones(len(members), dtype=vectors.dtype)
+    return csr_matrix((ones, (labels[members], members)), shape=(clusters, len(vectors))) @ vectors
 
 
 def tightness(vectors: np.ndarray, labels: np.ndarray, clusters: int) -> float:
     """Mean cosine of unit vectors to the centroid of their cluster: what spherical k-means maximises."""
-    centroids = normalize(means(vectors, labels, clusters))
-    return float(np.einsum("ij,ij->i", vectors, centroids[labels]).mean())
-
-
-def discriminative_directions(vectors: np.ndarray, labels: np.ndarray, clusters: int) -> np.ndarray:
-    """Ridge regression of cluster membership on the vectors; the penalty is the mean eigenvalue of their scatter.
-
-    Returns:
-        Directions of shape (dimensions, clusters).
-    """
-    scatter = vectors.T @ vectors
-    scatter += np.trace(scatter) / len(scatter) * np.eye(len(scatter))
-    membership = np.eye(clusters)[labels]
-    return np.linalg.solve(scatter, vectors.T @ (membership / np.sqrt(membership.sum(axis=0).clip(1))))
-
-
-def means(vectors: np.ndarray, labels: np.ndarray, clusters: int) -> np.ndarray:
-    membership = np.eye(clusters)[labels]
-    return membership.T @ vectors / membership.sum(axis=0).clip(1)[:, np.newaxis]
+    return float(np.linalg.norm(sums(vectors, labels, clusters), axis=1).sum() / len(vectors))

@@ -68,7 +68,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     add_dataset_options(parser, default=["20newsgroups"])
     parser.add_argument("--clusters", type=positive, default=20, metavar="K", help="number of clusters")
-    parser.add_argument("--lsa", type=positive, default=100, metavar="N", help="dimensions of the LSA space")
+    parser.add_argument("--lsa", type=positive, default=300, metavar="N", help="dimensions of the LSA space")
     parser.add_argument("--no-minibatch", action="store_true", help="ordinary k-means instead of mini-batch k-means")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of every random choice")
     parser.add_argument("--output-dir", type=Path, default=Path("."), metavar="DIR", help="where the files go")
@@ -217,10 +217,10 @@ def train(arguments: argparse.Namespace):
     # One thread: more would save a few seconds on an idle machine and cost minutes on a busy one, where they wait for
     # each other; and the order of their sums would make the clusters depend on the number of cores.
     with threadpool_limits(1), timed(f"Fitting LSA and k-means with {arguments.clusters} clusters"):
-        svd, model, vectors, lsa_vectors = fit_clusters(
+        svd, model, vectors = fit_clusters(
             weights, arguments.clusters, dimensions, not arguments.no_minibatch, arguments.seed, arguments.verbose
         )
-        similarity, similarity_of_clusters = measure_similarities(lsa_vectors, model.labels_, arguments.clusters)
+        similarity, similarity_of_clusters = measure_similarities(weights, model.labels_, arguments.clusters)
     filled = len(np.unique(model.labels_))
     if filled < arguments.clusters:
         log.warning(

@@ -20,7 +20,6 @@ def fit_vectorizer(documents: list[str]) -> tuple[TfidfVectorizer, csr_matrix]:
         token_pattern=r"(?u)\b[^\W\d_]\w{2,}\b",  # from a letter on: numbers and initials name no topic
         sublinear_tf=True,
         min_df=5 if len(documents) >= 1_000 else 2,
-        max_df=0.5,
         max_features=30_000,
     )
     try:
@@ -32,4 +31,6 @@ def fit_vectorizer(documents: list[str]) -> tuple[TfidfVectorizer, csr_matrix]:
     idf = (vectorizer.idf_ - 1) ** 2
     weights = normalize(weights @ diags(idf / vectorizer.idf_))
     vectorizer.idf_ = idf
+    # An address in memory, which would make the file of the same model another one in each run.
+    del vectorizer._stop_words_id
     return vectorizer, weights

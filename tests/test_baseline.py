@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
 from sklearn.preprocessing import normalize
 
 from baseline import measure_similarities
@@ -22,20 +23,20 @@ def test_the_baseline_of_a_small_corpus_is_that_of_documents_never_seen(document
     # Few documents are where those of the training flatter themselves most.
     seen, unseen = documents[:500], documents[500:1500]
     vectorizer, weights = fit_vectorizer(list(seen))
-    svd, model, vectors, lsa_vectors = fit_clusters(weights, CLUSTERS, 50, True, 0, False)
-    similarity, _ = measure_similarities(lsa_vectors, model.labels_, CLUSTERS)
+    svd, model, vectors = fit_clusters(weights, CLUSTERS, 50, True, 0, False)
+    similarity, _ = measure_similarities(weights, model.labels_, CLUSTERS)
 
     centroids = normalize(model.cluster_centers_)
     of_training = np.median((vectors @ centroids.T).max(axis=1))
     of_unseen = np.median((normalize(svd.transform(vectorizer.transform(unseen))) @ centroids.T).max(axis=1))
-    assert of_training - of_unseen > 0.02
-    assert abs(similarity["0.5"] - of_unseen) < 0.01
+    assert of_training - of_unseen > 0.05
+    assert abs(similarity["0.5"] - of_unseen) < 0.03
 
 
 def test_a_cluster_that_no_document_is_nearest_to_has_no_quantiles():
     rng = np.random.default_rng(0)
     labels = np.arange(40) % 2
     vectors = normalize(np.eye(2)[labels] + rng.normal(0, 0.01, (40, 2)))
-    similarity, similarities = measure_similarities(vectors, labels, 3)
+    similarity, similarities = measure_similarities(csr_matrix(vectors), labels, 3)
     assert similarity["0.05"] > 0.9
     assert [bool(quantiles) for quantiles in similarities] == [True, True, False]

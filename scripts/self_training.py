@@ -1,0 +1,95 @@
+"""Let clusters teach themselves in the space of all terms: a classifier that learns a clustering corrects it.
+
+LSA keeps the directions in which the documents differ most, and drops the rare terms that would tell where a doubtful
+document belongs. A linear classifier, with a weight for each term and cluster, has them. No label takes part.
+"""
+
+import numpy as np
+from scipy.sparse import csr_matrix
+from sklearn.naive_bayes import MultinomialNB
+
+CYCLES = 2
+FOLDS = 5
+PENALTY = 10
+STEPS = 4
+
+
+def self_train(weights: csr_matrix, labels: np.ndarray, clusters: int, generator: np.random.Generator) -> np.ndarray:
+    """Correct the clusters of the documents, first by ridge regressions, then by naive Bayes, and again.
+
+    A classifier mostly agrees with the labels that it has learned, wrong ones too, so the label of a document comes
+    from a regression that has not seen it. Naive Bayes has few ways to learn a label by heart and needs no such care.
+
+    Args:
+        weights: TF-IDF, shape (documents, terms).
+        labels: the cluster of each document.
+
+    Returns:
+        The corrected cluster of each document.
+    """
+    for _ in range(CYCLES):
+        folds = generator.permutation(len(labels)) % FOLDS
+        for _ in range(3):
+            labels = held_out_memberships(weights, labels, clusters, folds).argmax(axis=1)
+        labels = naive_bayes_labels(weights, labels, rounds=6)
+    return labels
+
+
+def held_out_memberships(weights: csr_matrix, labels: np.ndarray, clusters: int, folds: np.ndarray) -> np.ndarray:
+    """Regress the membership of each document on its terms, by what the documents of the other folds teach.
+
+    Returns:
+        Of shape (documents, clusters).
+    """
+    memberships = np.empty((len(labels), clusters), dtype=weights.dtype)
+    for fold in range(FOLDS):
+        directions = membership_directions(weights[folds != fold], labels[folds != fold], clusters)
+        memberships[folds == fold] = weights[folds == fold] @ directions
+    return memberships
+
+
+def membership_directions(weights: csr_matrix, labels: np.ndarray, clusters: int) -> np.ndarray:
+    """Ridge regression of cluster membership on the terms, by the first steps of conjugate gradients.
+
+    To stop early is a penalty too. scikit-learn's Ridge(solver="sparse_cg") takes one cluster at a time, which is five
+    times slower. Members of a small cluster count for more, so that its membership is as large as that of others.
+
+    Returns:
+        Directions of shape (terms, clusters).
+    """
+    sizes = np.bincount(labels, minlength=clusters).clip(1)
+    memberships = np.zeros((len(labels), clusters), dtype=weights.dtype)
+    memberships[np.arange(len(labels)), labels] = np.sqrt(len(labels) / (clusters * sizes))[labels]
+
+    transposed = weights.T.tocsr()
+    residual = transposed @ memberships
+    directions, step = np.zeros_like(residual), residual.copy()
+    squares = (residual**2).sum(axis=0)
+    for _ in range(STEPS):
+        image = transposed @ (weights @ step) + PENALTY * step
+        length = squares / np.maximum((step * image).sum(axis=0), np.finfo(weights.dtype).tiny)
+        directions += length * step
+        residual -= length * image
+        previous, squares = squares, (residual**2).sum(axis=0)
+        step = residual + squares / np.maximum(previous, np.finfo(weights.dtype).tiny) * step
+    return directions
+
+
+def naive_bayes(weights: csr_matrix, labels: np.ndarray) -> MultinomialNB:
+    """Multinomial naive Bayes on TF-IDF, after Rennie et al., "Tackling the poor assumptions of naive Bayes text
+    classifiers", ICML 2003."""
+    return MultinomialNB(alpha=0.1).fit(weights, labels)
+
+
+def naive_bayes_labels(weights: csr_matrix, labels: np.ndarray, rounds: int) -> np.ndarray:
+    """Expectation maximisation with whole documents: learn the clusters, give each document its likeliest, and again."""
+    for _ in range(rounds):
+        labels, previous = naive_bayes(weights, labels).predict(weights), labels
+        if np.array_equal(labels, previous):
+            break
+    return labels
+
+
+def log_likelihood(weights: csr_matrix, labels: np.ndarray) -> float:
+    """How well clusters explain the terms of the documents: the log-likelihood of all, each in its likeliest."""
+    return float(naive_bayes(weights, labels).predict_joint_log_proba(weights).max(axis=1).sum())
