@@ -1,6 +1,7 @@
 """From a document to its vector: the fitted pipeline, arranged in memory for a few documents at a time."""
 
 import math
+import unicodedata
 from collections import Counter
 
 import numpy as np
@@ -35,7 +36,7 @@ class Lsa:
             raise ArtefactError("Only TfidfVectorizer(binary=False) and Normalizer(norm='l2') are served.")
         self.analyze = vectorizer.build_analyzer()
         self.vocabulary = vectorizer.vocabulary_
-        self.terms = vectorizer.get_feature_names_out()
+        self.terms = composed(vectorizer.get_feature_names_out())
         self.sublinear_tf = vectorizer.sublinear_tf
         self.dimensions = len(svd.components_)
         idf = vectorizer.idf_ if vectorizer.use_idf else 1.0
@@ -57,3 +58,8 @@ class Lsa:
         vector = weights.dot(self.projection.take(indices, 0))
         length = math.sqrt(vector.dot(vector))
         return vector / length if length else None
+
+
+def composed(terms: np.ndarray) -> np.ndarray:
+    """Terms as people write them: the vectorizer's are decomposed, and a Korean syllable is of two or three letters."""
+    return np.array([unicodedata.normalize("NFC", term) for term in terms], dtype=object)

@@ -41,6 +41,7 @@ from artefacts import CLUSTERS_FILE, MODEL_FILE, TRANSFORMER_FILE
 from baseline import measure_similarities
 from clustering import fit_clusters
 from corpus import Corpus, CorpusError, add_dataset_options, draw_sample, source_of
+from projection import composed
 from vocabulary import fit_vectorizer
 
 REPORT_FILE = "report.html"
@@ -121,7 +122,7 @@ def describe_clusters(
     The weight of a term is its mean TF-IDF in the cluster times the square root of the share of the documents that
     have it: without that, the words of one long thread would come before those of the topic.
     """
-    terms = vectorizer.get_feature_names_out()
+    terms = composed(vectorizer.get_feature_names_out())
     titles = np.array(titles, dtype=object)
     clusters = []
     for number, centroid in enumerate(model.cluster_centers_):

@@ -4,6 +4,7 @@ from scipy.sparse import csr_matrix, diags
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
 
+import words
 from corpus import CorpusError
 
 
@@ -17,7 +18,8 @@ def fit_vectorizer(documents: list[str]) -> tuple[TfidfVectorizer, csr_matrix]:
         CorpusError: the documents have no terms in common.
     """
     vectorizer = TfidfVectorizer(
-        token_pattern=r"(?u)\b[^\W\d_]\w{2,}\b",  # from a letter on: numbers and initials name no topic
+        preprocessor=words.preprocessor(),
+        token_pattern=words.token_pattern(),
         sublinear_tf=True,
         min_df=5 if len(documents) >= 1_000 else 2,
         max_features=30_000,
