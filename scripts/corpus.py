@@ -37,6 +37,9 @@ class Corpus(NamedTuple):
     labels: list[str | None] | None  # None as a whole: there are not two different ones
     identities: list[str] | None = None
 
+    def as_batch(self) -> Batch:
+        return Batch(self.identities, self.documents, self.titles, self.labels or [None] * len(self.documents))
+
     def select(self, chosen: np.ndarray) -> "Corpus":
         """The documents at the chosen positions, or where a mask of shape (documents,) is true."""
         places = np.arange(len(self.documents))[chosen].tolist()

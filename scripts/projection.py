@@ -39,8 +39,9 @@ class Lsa:
         self.terms = composed(vectorizer.get_feature_names_out())
         self.sublinear_tf = vectorizer.sublinear_tf
         self.dimensions = len(svd.components_)
-        idf = vectorizer.idf_ if vectorizer.use_idf else 1.0
-        self.projection = np.ascontiguousarray((svd.components_ * idf).T)  # one row a term, shape (terms, dimensions)
+        self.idf = vectorizer.idf_ if vectorizer.use_idf else np.ones(len(self.terms))
+        # One row a term, shape (terms, dimensions).
+        self.projection = np.ascontiguousarray((svd.components_ * self.idf).T)
 
     def weigh(self, document: str) -> tuple[np.ndarray, np.ndarray]:
         """Count the known terms of a document and dampen the counts: term indices, and weights before idf."""

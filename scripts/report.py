@@ -24,6 +24,8 @@ from sklearn.manifold import TSNE
 from sklearn.neighbors import KNeighborsRegressor
 from threadpoolctl import threadpool_limits
 
+from tally import Example, Tally
+
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 MAP_DOCUMENTS = 20_000  # with titles of 60 characters, be they Chinese, they keep the page under 6 MB
@@ -59,14 +61,16 @@ METRICS = {
 log = logging.getLogger("report")
 
 
-def make_report(summary: dict, corpus, model: KMeans, vectors: np.ndarray, silhouette_sample: int) -> str:
+def make_report(
+    summary: dict, tally: Tally, titles: list[str], model: KMeans, vectors: np.ndarray, silhouette_sample: int
+) -> str:
     """Make report.html.
 
     Args:
         summary: what clusters.json holds.
-        corpus: the text_clustering.Corpus that the model was trained on.
-        vectors: what the transformer made of its documents, all of which have a known term: unit vectors of shape
-            (documents, lsa).
+        tally: what all documents say of the clusters.
+        titles: of the documents that the model was fitted on, which the map shows.
+        vectors: what the transformer made of them: unit vectors of shape (documents, dimensions).
         silhouette_sample: the number of documents that the silhouette in the summary was measured on.
     """
     seed = summary["settings"]["seed"]
@@ -76,16 +80,16 @@ def make_report(summary: dict, corpus, model: KMeans, vectors: np.ndarray, silho
     positions = lay_out(vectors[shown], seed)
     places = label_places(positions, model.labels_[shown], model.n_clusters)
     styles = choose_styles(places)
-    nearness = Nearness(model, vectors)
+    label_counts = tally.label_counts() if tally.labels else {}
     silhouettes = silhouette_per_cluster(model, vectors, silhouette_sample, seed)
     clusters = [
         cluster
         | {
             "style": styles[number],
             "silhouette": silhouettes.get(number),
-            "central": nearness.examples(number, corpus, "central"),
-            "doubtful": nearness.examples(number, corpus, "doubtful"),
-            "labels": label_counts(corpus.labels, model.labels_ == number),
+            "central": list(map(show, tally.central[number].best[:EXAMPLES])),
+            "doubtful": list(map(show, tally.doubtful[number].best[:EXAMPLES])),
+            "labels": labels_of(number, label_counts),
         }
         for number, cluster in enumerate(summary["clusters"])
     ]
@@ -94,13 +98,13 @@ def make_report(summary: dict, corpus, model: KMeans, vectors: np.ndarray, silho
     return pages.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         summary=summary,
         clusters=clusters,
-        heat_map=heat_map(corpus.labels, model),
+        heat_map=heat_map(label_counts, model.n_clusters),
         metrics=METRICS,
         markers=MARKERS,
         documents_shown=len(shown),
         silhouette_sample=min(silhouette_sample, len(vectors)),
         bokeh="\n".join(Resources(mode="inline", components=["bokeh", "bokeh-gl"]).js_raw),
-        map=json_item(draw_map(positions, places, clusters, [corpus.titles[i] for i in shown], model.labels_[shown])),
+        map=json_item(draw_map(positions, places, clusters, [titles[i] for i in shown], model.labels_[shown])),
     )
 
 
@@ -240,40 +244,16 @@ def clip(text: str, length: int) -> str:
 # ------------------------------------------------------------------------------------------------------ clusters
 
 
-class Nearness:
-    """How near each document is to its centroid and to the runner-up, the second nearest one."""
-
-    def __init__(self, model: KMeans, vectors: np.ndarray):
-        self.assigned = model.labels_
-        distances = model.transform(vectors)
-        rows = np.arange(len(vectors))
-        self.distance = distances[rows, self.assigned]
-        distances[rows, self.assigned] = np.inf
-        self.runner_up = distances.argmin(axis=1)
-        self.margin = distances[rows, self.runner_up] - self.distance
-        lengths = np.linalg.norm(model.cluster_centers_, axis=1, keepdims=True)
-        self.cosines = vectors @ (model.cluster_centers_ / np.where(lengths > 0, lengths, 1)).T
-
-    def examples(self, cluster: int, corpus, kind: str) -> list[dict]:
-        """The documents nearest to the centroid ("central"), or the ones as near to another one ("doubtful")."""
-        members = np.flatnonzero(self.assigned == cluster)
-        order = np.argsort((self.distance if kind == "central" else self.margin)[members], kind="stable")
-        examples = {}
-        for row in members[order]:
-            title = corpus.titles[row]
-            if title in examples:
-                continue
-            examples[title] = {
-                "title": clip(title, EXCERPT),
-                "excerpt": excerpt(corpus.documents[row], title),
-                "label": corpus.labels[row] if corpus.labels else None,
-                "similarity": self.cosines[row, cluster],
-                "runner_up": self.runner_up[row],
-                "runner_up_similarity": self.cosines[row, self.runner_up[row]],
-            }
-            if len(examples) == EXAMPLES:
-                break
-        return list(examples.values())
+def show(example: Example) -> dict:
+    """An example of a cluster as the page shows it."""
+    return {
+        "title": clip(example.title, EXCERPT),
+        "excerpt": excerpt(example.text, example.title),
+        "label": example.label,
+        "similarity": example.similarity,
+        "runner_up": example.runner_up,
+        "runner_up_similarity": example.runner_up_similarity,
+    }
 
 
 def excerpt(document: str, title: str) -> str:
@@ -298,29 +278,28 @@ def silhouette_per_cluster(model: KMeans, vectors: np.ndarray, sample: int, seed
 # -------------------------------------------------------------------------------------------------------- labels
 
 
-def label_counts(labels: list[str] | None, members: np.ndarray) -> list[tuple[str, int]]:
+def labels_of(number: int, counts: Counter) -> list[tuple[str, int]]:
     """How often each label occurs in a cluster, the most frequent one first."""
-    if labels is None:
-        return []
-    names = [label for label, member in zip(labels, members) if member and label is not None]
-    return sorted(Counter(sorted(names)).items(), key=lambda pair: -pair[1])
+    mine = {label: count for (label, cluster), count in counts.items() if cluster == number}
+    return sorted(mine.items(), key=lambda pair: (-pair[1], pair[0]))
 
 
-def heat_map(labels: list[str] | None, model: KMeans) -> dict | None:
+def heat_map(label_counts: Counter, clusters: int) -> dict | None:
     """Count documents by cluster and label.
 
     Labels stand in the order of the clusters that hold most of their documents: the better the clusters match the
     labels, the straighter the diagonal. The rare ones among very many labels share the last column.
     """
-    if labels is None:
+    if not label_counts:
         return None
-    labelled = [place for place, label in enumerate(labels) if label is not None]
-    names, codes = np.unique(np.array(labels, dtype=object)[labelled], return_inverse=True)
-    counts = np.zeros((model.n_clusters, len(names)), dtype=int)
-    np.add.at(counts, (model.labels_[labelled], codes), 1)
+    names = sorted({label for label, _ in label_counts})
+    places = {name: place for place, name in enumerate(names)}
+    counts = np.zeros((clusters, len(names)), dtype=int)
+    for (label, cluster), count in label_counts.items():
+        counts[cluster, places[label]] = count
     frequent = np.argsort(-counts.sum(axis=0), kind="stable")[:HEAT_MAP_LABELS]
     columns = frequent[np.lexsort((-counts.max(axis=0)[frequent], counts.argmax(axis=0)[frequent]))]
-    titles, cells = names[columns].tolist(), counts[:, columns]
+    titles, cells = [names[column] for column in columns], counts[:, columns]
     if len(names) > len(columns):
         titles.append(f"{len(names) - len(columns)} others")
         cells = np.column_stack([cells, counts.sum(axis=1) - cells.sum(axis=1)])

@@ -23,6 +23,7 @@ import pprint
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import coloredlogs
@@ -31,23 +32,24 @@ from scipy.sparse import csr_matrix
 from sklearn import metrics
 from sklearn.cluster import KMeans
 from sklearn.decomposition import TruncatedSVD
-from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer
 from threadpoolctl import threadpool_limits
 
 import artefacts
 from artefacts import CLUSTERS_FILE, MODEL_FILE, TRANSFORMER_FILE
+from assignment import Assigned, Assigner, TermSums, add_engine_options, assign_all
+from assignment_file import add_assignments_option, assignment_file
 from baseline import measure_similarities
 from clustering import fit_clusters
 from corpus import Corpus, CorpusError, add_dataset_options, draw_sample, source_of
-from projection import composed
+from documents import Batch
+from projection import Lsa, composed
+from tally import Tally
 from vocabulary import fit_vectorizer
 
 REPORT_FILE = "report.html"
 
-TOP_TERMS = 10
-CENTRAL_DOCUMENTS = 5
 DOCUMENTS_PER_CLUSTER = 5  # fewer are no cluster that anybody would tell from chance
 SILHOUETTE_SAMPLE = 5_000  # all pairs of a larger corpus take minutes and change the third digit
 SCORE_NAMES = {
@@ -68,10 +70,19 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add_dataset_options(parser, default=["20newsgroups"])
+    parser.add_argument(
+        "--sample",
+        type=positive,
+        default=100_000,
+        metavar="N",
+        help="documents that the model is fitted on, drawn at random from a larger corpus",
+    )
     parser.add_argument("--clusters", type=positive, default=20, metavar="K", help="number of clusters")
     parser.add_argument("--lsa", type=positive, default=300, metavar="N", help="dimensions of the LSA space")
     parser.add_argument("--no-minibatch", action="store_true", help="ordinary k-means instead of mini-batch k-means")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of every random choice")
+    add_engine_options(parser)
+    add_assignments_option(parser)
     parser.add_argument("--output-dir", type=Path, default=Path("."), metavar="DIR", help="where the files go")
     parser.add_argument(
         "--report", action="store_true", help=f"also write {REPORT_FILE}, which shows what each cluster is about"
@@ -93,55 +104,15 @@ def positive(text: str) -> int:
 # -------------------------------------------------------------------------------------------------------- report
 
 
-def measure(svd: TruncatedSVD, model: KMeans, vectors: np.ndarray, labels: list[str] | None, seed: int) -> dict:
-    """Score the clusters. The silhouette needs no labels; the others compare the documents that have one with it."""
-    scores = {"explained_variance": float(svd.explained_variance_ratio_.sum())}
-    if labels:
-        labelled = np.array([label is not None for label in labels])
-        if not labelled.all():
-            log.info("%d of %d documents have a label: the scores by labels are over these", sum(labelled), len(labels))
-        labels, assigned = np.array(labels, dtype=object)[labelled].tolist(), model.labels_[labelled]
-        scores["homogeneity"], scores["completeness"], scores["v_measure"] = map(
-            float, metrics.homogeneity_completeness_v_measure(labels, assigned)
-        )
-        scores["adjusted_rand_index"] = float(metrics.adjusted_rand_score(labels, assigned))
-        scores["adjusted_mutual_information"] = float(metrics.adjusted_mutual_info_score(labels, assigned))
+def measure(svd: TruncatedSVD, model: KMeans, vectors: np.ndarray, tally: Tally, seed: int) -> dict:
+    """Score the clusters. Variance and silhouette need no labels; the others compare the documents that have one."""
+    scores = {"explained_variance": float(svd.explained_variance_ratio_.sum()), **tally.agreement()}
     with contextlib.suppress(ValueError):  # one cluster, or one document in each
         sample = min(SILHOUETTE_SAMPLE, len(vectors))
         scores["silhouette"] = float(
             metrics.silhouette_score(vectors, model.labels_, sample_size=sample, random_state=seed)
         )
     return scores
-
-
-def describe_clusters(
-    vectorizer: TfidfVectorizer, weights: csr_matrix, model: KMeans, vectors: np.ndarray, titles: list[str]
-) -> list[dict]:
-    """Tell what each cluster is about: its top terms and its central documents.
-
-    The weight of a term is its mean TF-IDF in the cluster times the square root of the share of the documents that
-    have it: without that, the words of one long thread would come before those of the topic.
-    """
-    terms = composed(vectorizer.get_feature_names_out())
-    titles = np.array(titles, dtype=object)
-    clusters = []
-    for number, centroid in enumerate(model.cluster_centers_):
-        members = np.flatnonzero(model.labels_ == number)
-        rows, count = weights[members], max(len(members), 1)
-        share = np.bincount(rows.indices, minlength=len(terms)) / count
-        term_weights = np.asarray(rows.sum(axis=0)).ravel() / count * np.sqrt(share)
-        top = np.argsort(-term_weights)[:TOP_TERMS]
-        nearest = members[np.argsort(np.linalg.norm(vectors[members] - centroid, axis=1))]
-        clusters.append(
-            {
-                "cluster": number,
-                "size": len(members),
-                "terms": [[terms[i], round(float(term_weights[i]), 4)] for i in top if term_weights[i]],
-                "titles": list(dict.fromkeys(titles[nearest]))[:CENTRAL_DOCUMENTS],
-                "centroid": centroid.tolist(),
-            }
-        )
-    return clusters
 
 
 def log_report(scores: dict, clusters: list[dict]):
@@ -184,81 +155,123 @@ def require_different_documents(corpus: Corpus, clusters: int):
         )
 
 
-def train(arguments: argparse.Namespace):
-    """Load, fit, report, save."""
+def assign_sample(
+    assigner: Assigner, corpus: Corpus, weights: csr_matrix, known: np.ndarray, vectors: np.ndarray
+) -> tuple[Batch, tuple[Assigned, TermSums]]:
+    """Assign the documents that the model was fitted on by the vectors that were made of them then."""
+    all_vectors = np.zeros((len(known), vectors.shape[1]))
+    all_vectors[known] = vectors
+    assigned = assigner.nearest(all_vectors)
+    return corpus.as_batch(), (assigned, assigner.sum_terms(weights, assigned.clusters))
+
+
+def train(arguments: argparse.Namespace, write_assignments: Callable[[Batch, Assigned], None]):
+    """Read a sample, fit, assign all documents, report, save."""
     if arguments.report:
         from report import (
             make_report,
         )  # here, for a run without report needs no Bokeh, and first, in case it is missing
 
     source = source_of(arguments)
-    with timed(f"Loading {source.name}"):
-        corpus, read = draw_sample(source, sys.maxsize, arguments.seed)
-    labels = len(set(corpus.labels) - {None}) if corpus.labels else 0
-    log.info("%d documents, %d labels", read, labels)
+    with timed(f"Reading {source.name}"):
+        corpus, documents = draw_sample(source, arguments.sample, arguments.seed)
+    whole = documents == len(corpus.documents)
+    log.info("%d documents%s", documents, "" if whole else f", {len(corpus.documents)} drawn to fit the model on")
     require_different_documents(corpus, arguments.clusters)
 
     with timed("Fitting TF-IDF"):
         vectorizer, weights = fit_vectorizer(corpus.documents)
     log.info("%d terms", weights.shape[1])
     known = np.asarray(weights.sum(axis=1)).ravel() > 0
-    corpus, weights = corpus.select(known), weights[known]
-    if not known.all():
-        log.warning("%d of %d documents have no term that is known: they are in no cluster (-1)", sum(~known), read)
-    if len(corpus.documents) < arguments.clusters:
+    if sum(known) < arguments.clusters:
         raise CorpusError(
-            f"{corpus.name} has {len(corpus.documents)} documents with a term that others have too, fewer than the "
+            f"{corpus.name} has {sum(known)} documents with a term that others have too, fewer than the "
             f"{arguments.clusters} clusters asked for: choose a smaller --clusters."
         )
-    dimensions = min(arguments.lsa, min(weights.shape) - 1)
+    dimensions = min(arguments.lsa, sum(known) - 1, weights.shape[1] - 1)
     if dimensions < arguments.lsa:
         log.warning(
-            "%d documents with %d terms have no %d dimensions: using %d", *weights.shape, arguments.lsa, dimensions
+            "%d documents with %d terms have no %d dimensions: using %d",
+            *(sum(known), weights.shape[1], arguments.lsa, dimensions),
         )
     # One thread: more would save a few seconds on an idle machine and cost minutes on a busy one, where they wait for
     # each other; and the order of their sums would make the clusters depend on the number of cores.
     with threadpool_limits(1), timed(f"Fitting LSA and k-means with {arguments.clusters} clusters"):
         svd, model, vectors = fit_clusters(
-            weights, arguments.clusters, dimensions, not arguments.no_minibatch, arguments.seed, arguments.verbose
+            weights[known],
+            arguments.clusters,
+            dimensions,
+            not arguments.no_minibatch,
+            arguments.seed,
+            arguments.verbose,
         )
-        similarity, similarity_of_clusters = measure_similarities(weights, model.labels_, arguments.clusters)
+        similarity, similarity_of_clusters = measure_similarities(weights[known], model.labels_, arguments.clusters)
     filled = len(np.unique(model.labels_))
     if filled < arguments.clusters:
         log.warning(
             "Only %d of %d clusters have documents, which differ in too few words for more: choose --clusters %d",
             *(filled, arguments.clusters, filled),
         )
+    pipeline = make_pipeline(vectorizer, svd, Normalizer())
+
+    assigner = Assigner(Lsa(pipeline), model.cluster_centers_, list(range(arguments.clusters)))
+    if whole:
+        assigned = [assign_sample(assigner, corpus, weights, known, vectors)]
+    else:
+        assigned = assign_all(assigner, source.batches(), "assign_and_sum", documents, arguments.jobs)
+    tally = Tally(arguments.clusters, weights.shape[1])
+    with timed("Assigning all documents"):
+        for batch, (where, sums) in assigned:
+            tally.add(batch, where, sums)
+            write_assignments(batch, where)
+    if tally.documents != documents:
+        raise CorpusError(
+            f"{source.name} had {documents} documents and then {tally.documents}: it was changed meanwhile."
+        )
+    if tally.unknown:
+        log.warning(
+            "%d of %d documents have no term that is known: they are in no cluster (-1)", tally.unknown, documents
+        )
+
+    if tally.labels and tally.with_label < documents:
+        log.info("%d of %d documents have a label: the scores by labels are over these", tally.with_label, documents)
     with timed("Scoring and describing the clusters"):
-        scores = measure(svd, model, vectors, corpus.labels, arguments.seed)
-        clusters = describe_clusters(vectorizer, weights, model, vectors, corpus.titles)
-        clusters = [cluster | {"similarity": q} for cluster, q in zip(clusters, similarity_of_clusters)]
+        scores = measure(svd, model, vectors, tally, arguments.seed)
+        terms = composed(vectorizer.get_feature_names_out())
+        clusters = [
+            {"cluster": number, **tally.describe(number, terms), "centroid": centroid.tolist(), "similarity": quantiles}
+            for number, (centroid, quantiles) in enumerate(zip(model.cluster_centers_, similarity_of_clusters))
+        ]
     log_report(scores, clusters)
 
     summary = artefacts.summarise(
         dataset={
             "name": corpus.name,
-            "documents": read,
-            "labels": labels,
-            "unknown": int(sum(~known)),
+            "documents": documents,
+            "labels": tally.labels,
+            "unknown": tally.unknown,
             "left_out": dict(+source.findings.left_out),
         },
         settings={
             "clusters": arguments.clusters,
             "lsa": dimensions,
+            "sample": len(corpus.documents),
             "minibatch": not arguments.no_minibatch,
             "seed": arguments.seed,
         },
         metrics=scores,
         clusters=clusters,
-        baseline={"unknown": float(1 - known.mean()), "similarity": similarity},
+        baseline={"unknown": tally.unknown / documents, "similarity": similarity},
     )
     texts = {}
     if arguments.report:
         with timed("Making the report"):
-            texts[REPORT_FILE] = make_report(summary, corpus, model, vectors, SILHOUETTE_SAMPLE)
+            texts[REPORT_FILE] = make_report(
+                summary, tally, corpus.select(known).titles, model, vectors, SILHOUETTE_SAMPLE
+            )
     elif (arguments.output_dir / REPORT_FILE).exists():
         log.warning("%s shows an earlier model; --report renews it", arguments.output_dir / REPORT_FILE)
-    artefacts.save(arguments.output_dir, model, make_pipeline(vectorizer, svd, Normalizer()), summary, texts)
+    artefacts.save(arguments.output_dir, model, pipeline, summary, texts)
     log.info(
         "Wrote %s to %s",
         ", ".join([MODEL_FILE, TRANSFORMER_FILE, CLUSTERS_FILE, *texts]),
@@ -273,7 +286,8 @@ def main():
     warnings.formatwarning = lambda message, *_: str(message)
     warnings.filterwarnings("ignore", "Number of distinct clusters")  # of each attempt; train says it of the model
     try:
-        train(arguments)
+        with assignment_file(arguments.assignments) as write_assignments:
+            train(arguments, write_assignments)
     except CorpusError as error:
         log.error(
             "%s (--dataset takes 20newsgroups, aws-docs, a file, a folder or s3://bucket/prefix; see --help)", error

@@ -7,14 +7,18 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
 from sklearn.cluster import KMeans
 
 import report
+from assignment import Assigner, TermSums
 from conftest import run_training
-from corpus import Corpus
+from documents import Batch
+from tally import Tally
 from text_clustering import SILHOUETTE_SAMPLE
 
 TOPICS = {
@@ -160,35 +164,33 @@ def test_the_page_stays_under_6_mb_with_titles_of_any_length_and_alphabet(monkey
     vectors = rng.normal(size=(documents, 10))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     title = "空間" * 1_000
-    corpus = Corpus("many", [title] * documents, [f"{title}{n}" for n in range(documents)], None)
+    titles = [f"{title}{n}" for n in range(documents)]
     model = KMeans(20, n_init=1, random_state=0).fit(vectors)
-    html = report.make_report(summary_of(model, documents), corpus, model, vectors, silhouette_sample=500)
+    html = report.make_report(
+        summary_of(model, documents), tally_of(model, vectors, titles), titles, model, vectors, silhouette_sample=500
+    )
     assert len(html.encode()) < 6e6
     assert "20,000 documents on the map" in html
-
-
-def test_central_documents_are_near_their_centroid_and_doubtful_ones_between_two():
-    centres = np.array([[0.0, 1.0], [1.0, 0.0]])
-    angles = np.radians([90, 80, 70, 60, 46, 44, 30, 20, 10, 0])
-    vectors = np.column_stack([np.cos(angles), np.sin(angles)])
-    model = KMeans(2, init=centres, n_init=1, max_iter=1).fit(vectors)
-    model.cluster_centers_, model.labels_ = centres, np.repeat([0, 1], 5)
-    corpus = Corpus("angles", [""] * 10, [str(n) for n in range(10)], None)
-    nearness = report.Nearness(model, vectors)
-    assert [document["title"] for document in nearness.examples(0, corpus, "central")] == ["0", "1", "2"]
-    doubtful = nearness.examples(1, corpus, "doubtful")
-    assert [document["title"] for document in doubtful] == ["5", "6", "7"]
-    assert doubtful[0]["runner_up"] == 0
-    assert doubtful[0]["similarity"] == pytest.approx(np.cos(np.radians(44)))
-    assert doubtful[0]["runner_up_similarity"] == pytest.approx(np.cos(np.radians(46)))
 
 
 def test_the_page_says_how_many_documents_have_no_known_term():
     vectors = np.eye(4).repeat(3, axis=0)
     model = KMeans(4, n_init=1, random_state=0).fit(vectors)
-    corpus = Corpus("few", ["text"] * 12, [f"title {n}" for n in range(12)], None)
-    html = report.make_report(summary_of(model, 14, unknown=2), corpus, model, vectors, SILHOUETTE_SAMPLE)
+    titles = [f"title {n}" for n in range(12)]
+    html = report.make_report(
+        summary_of(model, 14, unknown=2), tally_of(model, vectors, titles), titles, model, vectors, SILHOUETTE_SAMPLE
+    )
     assert "12 documents on the map, without the 2 that have no known term" in html
+
+
+def tally_of(model, vectors: np.ndarray, titles: list[str]) -> Tally:
+    rows = len(model.cluster_centers_)
+    lsa = SimpleNamespace(analyze=None, vocabulary=None, sublinear_tf=None, projection=None, idf=None)
+    assigned = Assigner(lsa, model.cluster_centers_, list(range(rows))).nearest(vectors)
+    nothing = csr_matrix((rows, 1))
+    tally = Tally(rows, 1)
+    tally.add(Batch(titles, titles, titles, [None] * len(titles)), assigned, TermSums(nothing, nothing))
+    return tally
 
 
 def summary_of(model, documents: int, unknown: int = 0) -> dict:

@@ -266,7 +266,7 @@ def test_interrupted_run_writes_nothing_and_shows_no_traceback(tmp_path, stop):
     command = [sys.executable, ROOT / "scripts/text_clustering.py", "--dataset", "aws-docs", "--output-dir", tmp_path]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         first_line = process.stderr.readline()
-        assert "Loading aws-docs" in first_line
+        assert "Reading aws-docs" in first_line
         time.sleep(0.5)
         process.send_signal(stop)
         errors = process.stderr.read()

@@ -1,0 +1,92 @@
+#!/usr/bin/env python
+"""Assign documents to the clusters of a model that was trained before: batch prediction.
+
+    python ./scripts/assign_documents.py --dataset tickets.csv --assignments tickets-clusters.csv
+
+The answers are those of the service, -1 for a document without a known term included. The model is what
+text_clustering.py wrote, with clusters.json beside it.
+"""
+
+import argparse
+import logging
+import sys
+from collections import Counter
+from pathlib import Path
+
+import coloredlogs
+
+import artefacts
+from artefacts import ArtefactError
+from assignment import NO_CLUSTER, Assigner, add_engine_options, assign_all
+from assignment_file import add_assignments_option, assignment_file
+from corpus import CorpusError, add_dataset_options, source_of
+from projection import Lsa
+
+log = logging.getLogger("text_clustering")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add_dataset_options(parser, required=True)
+    parser.add_argument("--model-path", type=Path, default=Path(artefacts.MODEL_FILE), help="the k-means model")
+    parser.add_argument(
+        "--transformer-path",
+        type=Path,
+        default=Path(artefacts.TRANSFORMER_FILE),
+        help="the pipeline; clusters.json is looked for beside it",
+    )
+    add_assignments_option(parser, required=True)
+    add_engine_options(parser)
+    parser.add_argument(
+        "--log-level", default="INFO", type=str.upper, choices=["DEBUG", "INFO", "WARNING", "ERROR"], help="log level"
+    )
+    return parser.parse_args()
+
+
+def load_assigner(model_path: Path, transformer_path: Path) -> Assigner:
+    """Load a model after the checks that the service makes.
+
+    Raises:
+        ArtefactError: the files are missing, or do not belong together or to this scikit-learn.
+    """
+    summary = artefacts.read_summary(transformer_path.with_name(artefacts.CLUSTERS_FILE))
+    artefacts.check_together(summary, model_path, transformer_path)
+    lsa = Lsa(artefacts.load(transformer_path, summary))
+    centroids = artefacts.load(model_path, summary).cluster_centers_
+    return Assigner(lsa, centroids, [cluster["cluster"] for cluster in summary["clusters"]])
+
+
+def assign(arguments: argparse.Namespace):
+    assigner = load_assigner(arguments.model_path, arguments.transformer_path)
+    source, sizes = source_of(arguments), Counter()
+    with assignment_file(arguments.assignments) as write:
+        for batch, assigned in assign_all(assigner, source.batches(), "assign", None, arguments.jobs):
+            write(batch, assigned)
+            sizes.update(assigned.clusters.tolist())
+        source.findings.log(source.name)
+        if not sizes:
+            raise CorpusError(f"{source.name} has no document with text in it.")
+    log.info("%d documents, %d of them without a known term (-1)", sizes.total(), sizes[NO_CLUSTER])
+    log.info("Wrote %s", arguments.assignments.resolve())
+
+
+def main():
+    arguments = parse_arguments()
+    coloredlogs.install(level=arguments.log_level)
+    try:
+        assign(arguments)
+    except (CorpusError, ArtefactError) as error:
+        log.error("%s", error)
+        sys.exit(2)
+    except OSError as error:
+        log.error("Nothing was written: %s", error)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        log.error("Interrupted: nothing was written")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
