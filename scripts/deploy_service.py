@@ -32,7 +32,9 @@ import argparse
 import contextlib
 import json
 import logging
+import os
 import signal
+import ssl
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,6 +47,7 @@ import coloredlogs
 import manifests
 from artefacts import (
     ArtefactError,
+    check_file,
     check_scikit_learn,
     check_together,
     predictor_scikit_learn,
@@ -59,7 +62,7 @@ from kubectl import Kubectl
 from model_store import ModelStore, Version, region
 from naming_rules import check_names
 from rollout import give_share, return_to_previous, roll_out
-from store_credentials import delete_service_user, find_keys, service_keys
+from store_credentials import aws_session, delete_service_user, find_keys, service_keys
 
 log = logging.getLogger("deploy_service")
 
@@ -81,6 +84,7 @@ def parse_arguments(argv=None):
     what("--model-path", type=Path, default="model.joblib", metavar="FILE", help="with clusters.json beside it")
     what("--transformer-path", type=Path, default="transformer.joblib", metavar="FILE", help="of the same training run")
     what("--transformer-image", metavar="IMAGE", help="made from transformer.Dockerfile; needed to deploy")
+    what("--image-pull-secret", metavar="NAME", help="Secret in the namespace for a private registry")
     what("--model-name", default="textclustering", metavar="NAME", help="name of the inference service")
     what("--collocate", action="store_true", help="predictor and transformer in one pod")
 
@@ -106,8 +110,15 @@ def parse_arguments(argv=None):
         metavar="HOST:PORT",
         help="the store as seen from the cluster",
     )
+    store(
+        "--store-ca",
+        type=Path,
+        metavar="FILE",
+        help="certificates by which to trust the store, PEM, for this machine and the pods (default: AWS_CA_BUNDLE)",
+    )
     store("--access-key", help="see below")
     store("--secret-key", help="see below")
+    store("--share-keys", action="store_true", help="give the service your own keys if it can get no user of its own")
 
     actions = parser.add_argument_group("versions")
     action = actions.add_mutually_exclusive_group().add_argument
@@ -121,6 +132,7 @@ def parse_arguments(argv=None):
 
     options = parser.parse_args(argv)
     options.bucket = options.bucket or options.model_name
+    options.store_ca = options.store_ca or (os.environ.get("AWS_CA_BUNDLE") and Path(os.environ["AWS_CA_BUNDLE"]))
     if not (options.transformer_image or options.promote or options.rollback or options.list or options.delete):
         parser.error("--transformer-image is needed: build it from transformer.Dockerfile")
     if bool(options.access_key) != bool(options.secret_key):
@@ -154,7 +166,7 @@ def settings(options):
         transformer_image=options.transformer_image,
         bucket=options.bucket,
         store_endpoint=options.minio_endpoint_cluster,
-        region=region(),
+        region=region(aws_session()),
         resources={
             "requests": {"cpu": options.cpu_request, "memory": options.memory_request},
             "limits": {"cpu": options.cpu_limit, "memory": options.memory_limit},
@@ -162,12 +174,23 @@ def settings(options):
         min_replicas=options.min_replicas,
         max_replicas=options.max_replicas,
         collocate=options.collocate,
+        store_authority=options.store_ca.read_text() if options.store_ca else None,
+        image_pull_secret=options.image_pull_secret,
     )
 
 
+def check_store_ca(path):
+    """Raises BadInput unless it is a file of certificates."""
+    try:
+        ssl.create_default_context(cafile=path)
+    except (OSError, ssl.SSLError) as error:
+        raise BadInput(f"--store-ca {path} (or AWS_CA_BUNDLE) is no file of certificates in PEM: {error}") from None
+
+
 def store_of(options):
-    keys = find_keys(options.access_key, options.secret_key)
-    return ModelStore(options.minio_endpoint, options.bucket, options.model_name, keys)
+    session = aws_session()
+    keys = find_keys(session, options.access_key, options.secret_key)
+    return ModelStore(session, options.minio_endpoint, options.bucket, options.model_name, keys, options.store_ca)
 
 
 def service_of(options):
@@ -192,7 +215,7 @@ def deploy(options):
 
     store.create_bucket()
     record = store.upload(version)
-    keys = service_keys(store, options.model_name, deployed.keys())
+    keys = service_keys(store, options.model_name, deployed.keys(), options.share_keys)
     deployed.kubectl.apply(
         *([] if has_namespace else [manifests.namespace(options.namespace)]),
         *manifests.credentials(settings(options), keys),
@@ -256,6 +279,8 @@ def check_version(model_path, transformer_path):
     Raises:
         ArtefactError: they do not belong together, or do not fit the predictor image.
     """
+    for path in (model_path, transformer_path):
+        check_file(path)
     clusters_path = model_path.with_name("clusters.json")
     summary = read_summary(clusters_path)
     digests = check_together(summary, model_path, transformer_path)
@@ -411,6 +436,8 @@ def main(argv=None):
     action = next((action for name, action in actions.items() if getattr(options, name)), deploy)
     try:
         check_names(vars(options))
+        if options.store_ca:
+            check_store_ca(options.store_ca)
         action(options)
     except ArtefactError as error:
         log.error("%s", error)

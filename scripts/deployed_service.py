@@ -6,7 +6,7 @@ import logging
 from typing import NamedTuple
 
 from kubectl import KNATIVE_KINDS, KSERVE_KIND
-from manifests import COMPONENTS, SERVICE_LABEL, VERSION_LABEL, standby_name, standby_route
+from manifests import COMPONENTS, SERVICE_LABEL, VERSION_LABEL, authority_name, standby_name, standby_route
 
 log = logging.getLogger(__name__)
 
@@ -150,6 +150,12 @@ class DeployedService:
         self.kubectl.apply(standby_route(service, revisions))
 
     def delete(self):
-        for kind in ("inferenceservice", "serviceaccount", "secret"):
-            done = self.kubectl.run("delete", kind, self.name, "-n", self.kubectl.namespace, "--ignore-not-found")
-            log.info("kubectl: %s", done.strip() or f"no {kind} {self.name}")
+        for kind, name in (
+            (KSERVE_KIND, self.name),
+            ("serviceaccount", self.name),
+            ("secret", self.name),
+            ("configmap", authority_name(self.name)),
+        ):
+            done = self.kubectl.run("delete", kind, name, "-n", self.kubectl.namespace, "--ignore-not-found").strip()
+            if done or kind != "configmap":  # only stores with an authority of their own need it
+                log.info("kubectl: %s", done or f"no {kind.partition('s.')[0]} {name}")

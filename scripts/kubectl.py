@@ -46,6 +46,18 @@ class Kubectl:
         line = (stderr.splitlines() or ["no message"])[-1]
         if "context" in line and "does not exist" in line:
             return BadInput(f"{line.removeprefix('error: ')}: see kubectl config get-contexts")
+        plugin = re.search(r"getting credentials: (.*)", stderr)
+        if plugin:
+            return KubectlFailed(
+                f"kubectl cannot log in: {'; '.join([plugin[1], *words_of_plugin(stderr)])}: install the login plugin "
+                "that your kubeconfig names, or log in again with it",
+                stderr,
+            )
+        if "localhost:8080" in stderr:  # what kubectl asks when it knows of no cluster
+            return BadInput(
+                "kubectl knows no cluster to ask: choose a context (kubectl config use-context, or --context), or "
+                "give its kubeconfig in KUBECONFIG"
+            )
         if re.search(
             r"was refused|Unable to connect|no such host|i/o timeout|no route to host|deadline exceeded|"
             r"Client.Timeout|TLS handshake",
@@ -121,3 +133,9 @@ class Kubectl:
     def rehearse(self, *manifests):
         """Let the server check the manifests, and whether one may apply them."""
         self.run("apply", "--dry-run=server", *SERVER_SIDE, stdin=dump(*manifests))
+
+
+def words_of_plugin(stderr):
+    """What a login plugin wrote, or its hint how to install it, among kubectl's own words and its log."""
+    others = r"\s|[EWI]\d{4} |error: |Unable to connect|It looks like you are trying|To learn more about"
+    return list(dict.fromkeys(line for line in stderr.splitlines() if line and not re.match(others, line)))[:3]

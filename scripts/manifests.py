@@ -26,6 +26,7 @@ SCRAPING = {
     "serving.kserve.io/enable-prometheus-scraping": "false",
 }
 
+AUTHORITY_FILE = "cabundle.crt"
 # Beside a transformer, which has port 8080 and, for gRPC, 8081.
 PREDICTOR_PORT = 8085
 PREDICTOR_BESIDE = (f"--http_port={PREDICTOR_PORT}", "--enable_grpc=false")
@@ -44,6 +45,8 @@ class ServiceSettings(NamedTuple):
     min_replicas: int  # of each component
     max_replicas: int
     collocate: bool  # predictor and transformer in one pod
+    store_authority: str | None  # certificates that the pods trust the store by, PEM
+    image_pull_secret: str | None  # name of a Secret in the namespace
 
 
 class Content(NamedTuple):
@@ -83,8 +86,9 @@ def place(settings):
 
 
 def credentials(settings, keys=None):
-    """Secret and ServiceAccount; without keys the Secret holds its annotations only.
+    """Secret, ServiceAccount and, where the store has an authority of its own, a ConfigMap with its certificates.
 
+    Without keys the Secret holds its annotations only.
     https://github.com/kserve/kserve/blob/v0.20.0/pkg/credentials/s3/s3_secret.go
     """
     scheme, _, endpoint = settings.store_endpoint.rpartition("://")
@@ -94,6 +98,9 @@ def credentials(settings, keys=None):
         "serving.kserve.io/s3-region": settings.region,
         "serving.kserve.io/s3-useanoncredential": "false",
     }
+    if settings.store_authority:
+        annotations["serving.kserve.io/s3-cabundle-configmap"] = authority_name(settings.name)
+        annotations["serving.kserve.io/s3-cabundle"] = f"/etc/ssl/custom-certs/{AUTHORITY_FILE}"
     secret = {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -111,7 +118,22 @@ def credentials(settings, keys=None):
         "metadata": place(settings),
         "secrets": [{"name": settings.name}],
     }
-    return [secret, account]
+    if settings.image_pull_secret:
+        # Here and not in the pods: Knative asks the registry with it as well, for the image's digest.
+        account["imagePullSecrets"] = [{"name": settings.image_pull_secret}]
+    if not settings.store_authority:
+        return [secret, account]
+    authority = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {**place(settings), "name": authority_name(settings.name)},
+        "data": {AUTHORITY_FILE: settings.store_authority},
+    }
+    return [secret, account, authority]
+
+
+def authority_name(service_name):
+    return f"{service_name}-store-ca"
 
 
 def inference_service(settings, content):
@@ -147,7 +169,7 @@ def component_of(settings, content):
     """What predictor and transformer have in common."""
     annotations = {
         **SCRAPING,
-        STORE_ANNOTATION: settings.store_endpoint + (f" as {content.access_key}" if content.access_key else ""),
+        STORE_ANNOTATION: store_in_words(settings, content.access_key),
         **({UPLOADED_ANNOTATION: content.uploaded} if content.uploaded else {}),
         **({ATTEMPT_ANNOTATION: content.attempt} if content.attempt else {}),
     }
@@ -162,6 +184,15 @@ def component_of(settings, content):
         "maxReplicas": settings.max_replicas,
         "volumes": [{"name": "tmp", "emptyDir": {}}],
     }
+
+
+def store_in_words(settings, access_key):
+    """All that a pod is given of the store when it is made."""
+    user = f" as {access_key}" if access_key else ""
+    authority = ""
+    if settings.store_authority:
+        authority = f" trusting {hashlib.sha256(settings.store_authority.encode()).hexdigest()[:8]}"
+    return settings.store_endpoint + user + authority
 
 
 def model(settings, uri, args=()):
@@ -282,7 +313,7 @@ def standby_route(service, revisions):
 
 def as_yaml_without_keys(settings, version):
     """All of it as YAML for people and for kubectl apply, the keys masked."""
-    secret, account = credentials(settings)
+    secret, *others = credentials(settings)
     masked = (
         "# data, masked here; keys that the cluster has already stay as they are:\n"
         "#   AWS_ACCESS_KEY_ID: '********'\n#   AWS_SECRET_ACCESS_KEY: '********'\n---\n"
@@ -292,5 +323,5 @@ def as_yaml_without_keys(settings, version):
         + "---\n"
         + dump(secret)
         + masked
-        + dump(account, inference_service(settings, Content(version)))
+        + dump(*others, inference_service(settings, Content(version)))
     )

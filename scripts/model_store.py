@@ -6,20 +6,25 @@ s3://BUCKET/NAME/VERSION/version.json  written last: without it the version does
 """
 
 import hashlib
+import ipaddress
 import json
 import logging
 import sys
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import boto3
 import urllib3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, SSLError
 from tqdm import tqdm
 
 from artefacts import version_name, version_record
 from failure import Failure
+
+# What stores say that know no versions, and of a bucket that is not there.
+NO_VERSIONING = ("NotImplemented", "MethodNotAllowed", "NoSuchBucket")
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +44,15 @@ class ModelStore:
     """The bucket, and in it the prefix of one model. Raises Failure with the reason in the user's terms.
 
     Args:
+        session: of boto3.
         keys: of the person who deploys, store_credentials.Keys.
+        authority: path of a PEM file whose certificates are trusted, or None for the usual ones.
     """
 
-    def __init__(self, endpoint, bucket, model_name, keys):
+    def __init__(self, session, endpoint, bucket, model_name, keys, authority=None):
+        self.session, self.region = session, region(session)
         self.endpoint, self.bucket, self.prefix, self.keys = endpoint.rstrip("/"), bucket, f"{model_name}/", keys
-        self.region = region()
+        self.authority = authority
         self.s3 = self.client(keys.access_key, keys.secret_key, keys.token)
 
     def client(self, access_key, secret_key, token=None):
@@ -54,14 +62,19 @@ class ModelStore:
             signature_version="s3v4",
             s3={"addressing_style": "path"},
             retries={"total_max_attempts": 3, "mode": "standard"},
+            # Not every store knows the newer checksums; what it gives back is compared by sha256 anyway.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            proxies={} if is_loopback(self.endpoint) else None,
         )
-        return boto3.client(
+        return self.session.client(
             "s3",
             endpoint_url=self.endpoint,
             region_name=self.region,
             aws_access_key_id=access_key,
             aws_secret_access_key=secret_key,
             aws_session_token=token,
+            verify=str(self.authority) if self.authority else None,
             config=config,
         )
 
@@ -82,6 +95,11 @@ class ModelStore:
                     f"use it ({code}): choose another --bucket or other keys"
                 ) from None
             raise Failure(f"the store at {self.endpoint} answered {code}: {message}") from None
+        except SSLError as error:
+            raise Failure(
+                f"the store at {self.endpoint} is not trusted: {str(error).splitlines()[0]}: "
+                "give the certificate of its authority with --store-ca or AWS_CA_BUNDLE"
+            ) from None
         except (BotoCoreError, boto3.exceptions.Boto3Error, urllib3.exceptions.HTTPError) as error:
             raise Failure(
                 f"the store at {self.endpoint} cannot be reached or broke off: {str(error).splitlines()[0]}"
@@ -89,11 +107,9 @@ class ModelStore:
 
     def can_read(self, access_key, secret_key):
         """Whether these keys may list the bucket."""
-        try:
-            self.client(access_key, secret_key).list_objects_v2(Bucket=self.bucket, MaxKeys=1)
-        except ClientError:
-            return False
-        return True
+        refusals = ["AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"]
+        listing = self.client(access_key, secret_key).list_objects_v2
+        return self.call(listing, Bucket=self.bucket, MaxKeys=1, absent=refusals) is not None
 
     def create_bucket(self):
         # A GET: the answer to a HEAD would not say why it is refused.
@@ -166,11 +182,33 @@ class ModelStore:
         return sorted(records, key=lambda record: record["uploaded"])
 
     def delete_versions(self):
-        keys = self.keys_of_objects()
-        for key in keys:
-            self.call(self.s3.delete_object, Bucket=self.bucket, Key=key)
-        log.info("Deleted %d objects under s3://%s/%s", len(keys), self.bucket, self.prefix)
+        """Delete all that is under the model's prefix; in a versioned bucket, what it was before as well."""
+        status = self.call(self.s3.get_bucket_versioning, Bucket=self.bucket, absent=NO_VERSIONING) or {}
+        objects = self.object_versions() if status.get("Status") else [{"Key": key} for key in self.keys_of_objects()]
+        for found in objects:
+            self.call(self.s3.delete_object, Bucket=self.bucket, **found)
+        kind = "versions of objects" if status.get("Status") else "objects"
+        log.info("Deleted %d %s under s3://%s/%s", len(objects), kind, self.bucket, self.prefix)
+
+    def object_versions(self):
+        """Each version of each object, and each delete marker, as arguments of delete_object."""
+
+        def collect():
+            pages = self.s3.get_paginator("list_object_versions").paginate(Bucket=self.bucket, Prefix=self.prefix)
+            found = [item for page in pages for kind in ("Versions", "DeleteMarkers") for item in page.get(kind, [])]
+            return [{"Key": item["Key"], "VersionId": item["VersionId"]} for item in found]
+
+        return self.call(collect)
 
 
-def region():
-    return boto3.Session().region_name or "us-east-1"
+def region(session):
+    return session.region_name or "us-east-1"
+
+
+def is_loopback(endpoint):
+    """Whether an address is of this machine, which no proxy reaches."""
+    host = urlsplit(endpoint).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")

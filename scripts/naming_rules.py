@@ -33,6 +33,7 @@ RULES = {
         r"[a-z0-9][\w.\-/:@]*",
         "an image name such as docker.io/mlops-poc/sklearn-transformer:1.0.0",
     ),
+    "image_pull_secret": (r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?", "the name of a Secret in the namespace"),
     "cpu_request": QUANTITY,
     "cpu_limit": QUANTITY,
     "memory_request": QUANTITY,
@@ -45,6 +46,11 @@ def check_names(values):
     for name, (pattern, form) in RULES.items():
         value, flag = values.get(name), "--" + name.replace("_", "-")
         if value is not None and not re.fullmatch(pattern, value):
+            if name == "bucket" and value == values["model_name"]:
+                raise BadInput(
+                    f"the bucket is named after --model-name where none is given, and {value!r} is no name for a "
+                    f"bucket, which has {form}: give one with --bucket"
+                )
             raise BadInput(f"{flag} {value!r} is not allowed: it takes {form}")
         # KServe takes a host name that contains it for one of those that it made before 0.11.
         if name in ("model_name", "namespace") and "-default" in value:

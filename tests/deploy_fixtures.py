@@ -95,6 +95,20 @@ def training_runs(tmp_path_factory):
 
 # --- Stores -----------------------------------------------------------------------------------
 
+WEED_PORTS = ("s3", "master", "volume", "filer")
+STORE_USERS = [
+    {
+        "name": "me",
+        "credentials": [{"accessKey": "weedkey", "secretKey": "weedsecret"}],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    },
+    {
+        "name": "guest",
+        "credentials": [{"accessKey": "guestkey", "secretKey": "guestsecret"}],
+        "actions": ["Read:nothing"],
+    },
+]
+
 
 def wait_for(url, process):
     for _ in range(300):
@@ -110,53 +124,56 @@ def wait_for(url, process):
 
 
 @contextlib.contextmanager
-def run_weed(directory, ports=None):
-    """SeaweedFS: an S3 server with one user, and without MinIO's admin API. Give a restart its old ports."""
-    ports = ports or {
-        f"{name}.port{kind}": free_port() for name in ("s3", "master", "volume", "filer") for kind in ("", ".grpc")
-    }
+def run_weed(directory, ports=None, certificate=None):
+    """SeaweedFS: an S3 server with one user, and without MinIO's admin API. Give a restart its old ports.
+
+    With a certificate (paths: {"cert": ..., "key": ...}) it speaks HTTPS at `https_url` as well.
+    """
     users = directory / "s3.json"
-    users.write_text(
-        json.dumps(
-            {
-                "identities": [
-                    {
-                        "name": "me",
-                        "credentials": [{"accessKey": "weedkey", "secretKey": "weedsecret"}],
-                        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-                    },
-                    {
-                        "name": "guest",
-                        "credentials": [{"accessKey": "guestkey", "secretKey": "guestsecret"}],
-                        "actions": ["Read:nothing"],
-                    },
-                ]
-            }
+    users.write_text(json.dumps({"identities": STORE_USERS}))
+    for attempt in range(3):  # somebody else may take a port that was free a moment ago
+        https_port = free_port()
+        taken = ports or {f"{name}.port{kind}": free_port() for name in WEED_PORTS for kind in ("", ".grpc")}
+        tls = [
+            f"-s3.port.https={https_port}",
+            *(f"-s3.{name}.file={path}" for name, path in (certificate or {}).items()),
+        ]
+        process = subprocess.Popen(
+            [
+                Path(sys.executable).with_name("weed"),
+                "server",
+                "-master.telemetry=false",
+                f"-dir={directory}",
+                "-ip=127.0.0.1",
+                "-ip.bind=127.0.0.1",
+                "-s3",
+                f"-s3.config={users}",
+                "-master.volumeSizeLimitMB=64",
+                "-volume.max=2000",
+                "-s3.port.iceberg=0",
+                "-s3.port.lance=0",
+                *(f"-{name}={port}" for name, port in taken.items()),
+                *(tls if certificate else []),
+            ],
+            stdout=(directory / "weed.log").open("w"),
+            stderr=subprocess.STDOUT,
         )
-    )
-    process = subprocess.Popen(
-        [
-            Path(sys.executable).with_name("weed"),
-            "server",
-            "-master.telemetry=false",
-            f"-dir={directory}",
-            "-ip=127.0.0.1",
-            "-ip.bind=127.0.0.1",
-            "-s3",
-            f"-s3.config={users}",
-            "-master.volumeSizeLimitMB=64",
-            "-volume.max=2000",
-            "-s3.port.iceberg=0",
-            "-s3.port.lance=0",
-            *(f"-{name}={port}" for name, port in ports.items()),
-        ],
-        stdout=(directory / "weed.log").open("w"),
-        stderr=subprocess.STDOUT,
-    )
-    url = f"http://127.0.0.1:{ports['s3.port']}"
+        url = f"http://127.0.0.1:{taken['s3.port']}"
+        try:
+            wait_for(f"{url}/healthz", process)
+            break
+        except AssertionError:
+            process.kill()
+            if attempt == 2:
+                raise
     try:
-        wait_for(f"{url}/healthz", process)
-        yield SimpleNamespace(url=url, keys=("weedkey", "weedsecret"), process=process, ports=ports)
+        yield SimpleNamespace(
+            url=url,
+            https_url=f"https://127.0.0.1:{https_port}",
+            keys=("weedkey", "weedsecret"),
+            process=process,
+            ports=taken,
+        )
     finally:
         process.kill()
         process.wait()
@@ -278,7 +295,7 @@ def deploy(cluster, store, training_runs, tmp_path, monkeypatch):
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
 
-    def run(training_run=0, *flags, store=store, ingress="http://127.0.0.1:9", timeout=60, **environment):
+    def run(training_run=0, *flags, store=store, ingress="http://127.0.0.1:9", timeout=60, share=True, **environment):
         directory = training_run if isinstance(training_run, Path) else training_runs[training_run]
         environment = {
             "AWS_ACCESS_KEY_ID": store.keys[0],
@@ -292,7 +309,12 @@ def deploy(cluster, store, training_runs, tmp_path, monkeypatch):
             for name, value in environment.items():
                 patch.delenv(name, raising=False) if value is None else patch.setenv(name, value)
             code = deploy_service.main(
-                [*command_line(directory, cluster, store), "--ingress", ingress, "--timeout", str(timeout), *flags]
+                [
+                    *command_line(directory, cluster, store),
+                    *(["--share-keys"] if share else []),
+                    *("--ingress", ingress, "--timeout", str(timeout)),
+                    *flags,
+                ]
             )
             signal.signal(signal.SIGINT, handler)
         return SimpleNamespace(code=code, out=out.getvalue(), err=err.getvalue())
@@ -311,7 +333,7 @@ def deploy_process(directory, cluster, store):
         "AWS_SECRET_ACCESS_KEY": store.keys[1],
     }
     process = subprocess.Popen(
-        [sys.executable, SCRIPT, *command_line(directory, cluster, store)],
+        [sys.executable, SCRIPT, *command_line(directory, cluster, store), "--share-keys"],
         env=environment,
         stderr=subprocess.PIPE,
         text=True,

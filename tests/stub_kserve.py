@@ -29,6 +29,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import boto3
+import botocore.config
 import kubernetes
 
 HERE = Path(__file__).parent
@@ -307,6 +308,7 @@ class StubKServe:
             pod.failure = error.args
         except Exception as error:
             self.broken = error
+            pod.failure = ("kserve-container", "StubBroken", repr(error))
         if self.stopping.is_set():
             return
         with contextlib.suppress(kubernetes.client.ApiException):  # deleted meanwhile
@@ -370,6 +372,7 @@ class StubKServe:
             region_name=environment["AWS_DEFAULT_REGION"],
             aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+            config=botocore.config.Config(proxies={}),
         )
 
     def environment(self, pod):
@@ -379,7 +382,19 @@ class StubKServe:
         get = secret.metadata.annotations.get
         scheme = "https" if get("serving.kserve.io/s3-usehttps", "1") != "0" else "http"
         endpoint = get("serving.kserve.io/s3-endpoint")
+        authority = {}
+        if get("serving.kserve.io/s3-cabundle-configmap"):
+            config_map = self.core.read_namespaced_config_map(
+                get("serving.kserve.io/s3-cabundle-configmap"), pod.namespace
+            )
+            mounted, file = get("serving.kserve.io/s3-cabundle").rsplit("/", 1)
+            assert mounted == "/etc/ssl/custom-certs", "where KServe mounts it"
+            path = self.work / f"{pod.namespace}-{file}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(config_map.data[file])
+            authority = {"AWS_CA_BUNDLE": str(path)}
         return {
+            **authority,
             **{key: base64.b64decode(value).decode() for key, value in secret.data.items()},
             "S3_ENDPOINT": endpoint,
             "AWS_ENDPOINT_URL": f"{scheme}://{endpoint}",

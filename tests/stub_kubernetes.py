@@ -41,6 +41,7 @@ class StubKubernetes:
         self.objects = {}  # (plural, namespace, name) -> object
         self.applied = {}  # (plural, namespace, name, manager) -> what the manager applied last
         self.logs = {}  # (namespace, pod, container) -> text
+        self.sick = False  # whether an aggregated API is down, as a metrics-server often is
         self.lock = threading.RLock()
         self.count = 0
         api = self
@@ -330,6 +331,11 @@ class RequestHandler(BaseHTTPRequestHandler):
     def discover(self, path):
         """Answer what kubectl asks before anything else; False when the path is none of that."""
         groups = sorted({kind[0] for kind in self.stub.kinds.values() if "/" in kind[0]})
+        if self.stub.sick and path == "/apis/metrics.k8s.io/v1beta1":
+            self.refuse(503, "ServiceUnavailable", "the server is currently unable to handle the request")
+            return True
+        if self.stub.sick and path == "/apis":
+            groups.append("metrics.k8s.io/v1beta1")
         found = re.fullmatch(r"/(?:api|apis/([^/]+))/([^/]+)", path)
         if path == "/version":
             self.answer({"major": "1", "minor": "34", "gitVersion": "v1.34.0-stub"})

@@ -1,0 +1,101 @@
+"""Why a pod is not ready, from what the kubelet, the scheduler and the storage initializer really say."""
+
+import pytest
+
+from deploy_fixtures import *  # noqa: F403 - fixtures
+from deployed_service import View
+from diagnosis import advise, is_over, is_stuck, refusal, troubles
+
+
+def pod(container=None, scheduled="True", **status):
+    conditions = [{"type": "PodScheduled", "status": scheduled}]
+    return {"status": {"conditions": conditions, "containerStatuses": [container] if container else [], **status}}
+
+
+def running(restarts, reason="Error", code=1):
+    """A container that crashed, and runs again for the moment."""
+    ended = {"terminated": {"reason": reason, "exitCode": code}}
+    return {
+        "name": "kserve-container",
+        "ready": False,
+        "restartCount": restarts,
+        "state": {"running": {"startedAt": "2026-11-25T10:00:00Z"}},
+        "lastState": ended if restarts else {},
+    }
+
+
+def waiting(reason, message, last=None):
+    return {
+        "name": "kserve-container",
+        "ready": False,
+        "restartCount": 3,
+        "state": {"waiting": {"reason": reason, "message": message}},
+        "lastState": {"terminated": last} if last else {},
+    }
+
+
+def test_a_container_that_crashes_after_some_seconds_is_stuck_also_while_it_runs():
+    assert not is_stuck([pod(running(0))]) and not is_stuck([pod(running(1))])
+    assert is_stuck([pod(running(2))])
+    assert not is_stuck([pod({**running(2), "ready": True})])
+
+
+def test_out_of_memory_is_said_in_crash_loop_back_off():
+    [(_, kind, message)] = troubles(
+        pod(waiting("CrashLoopBackOff", "back-off 10s", {"reason": "OOMKilled", "exitCode": 137}))
+    )
+    assert (kind, message) == ("CrashLoopBackOff", "back-off 10s (OOMKilled, exit status 137)")
+    assert "raise --memory-limit" in advise(f"{kind} {message}", "")[0]
+
+
+def test_a_pod_that_got_its_room_is_not_said_to_lack_it():
+    event = "FailedScheduling: 0/1 nodes are available: 1 Insufficient cpu."
+    assert is_over(event, pod()) and not is_over(event, pod(scheduled="False"))
+    assert not is_over("Failed: Failed to pull image", pod())
+
+
+PULL = 'ImagePullBackOff Back-off pulling image "r.example.org/t:1": ErrImagePull: '
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        (PULL + "not found", "check its name, push it"),
+        (PULL + "failed to authorize: 403 Forbidden", "--image-pull-secret"),
+        (PULL + "pull access denied, repository does not exist or may require authorization", "--image-pull-secret"),
+        (PULL + "tls: failed to verify certificate: x509: certificate signed by unknown authority", "its authority"),
+        (PULL + "no match for platform in manifest: not found", "another processor"),
+        ('Unable to fetch image "r/t:1": Get "https://r/v2/": 401 Unauthorized', "--image-pull-secret"),
+        ("CreateContainerError Error response from daemon: no command specified", "transformer.Dockerfile"),
+        ("CreateContainerConfigError container has runAsNonRoot and image will run as root", "USER 1000"),
+        ("Unschedulable 0/1 nodes are available: 1 node(s) had untolerated taint {gpu: true}.", "kubectl taint"),
+        ("Unschedulable 0/1 nodes are available: 1 Insufficient memory.", "--memory-request"),
+        ('pods "x" is forbidden: exceeded quota: small, requested: cpu=125m, used: cpu=1', "quota is used up"),
+        ('pods "x" is forbidden: maximum memory usage per Container is 512Mi, but limit is 1Gi', "LimitRange"),
+        ('pods "x" is forbidden: violates PodSecurity "restricted:latest": allowPrivilege', "Pod Security"),
+        ("NoSupportingRuntime: No runtime found to support specified framework/version", "ClusterServingRuntimes"),
+    ],
+)
+def test_one_piece_of_advice_for_each_cause(said, advice):
+    given = advise(said, "")
+    assert len(given) == 1 and advice in given[0]
+
+
+@pytest.mark.parametrize(
+    ("logged", "advice"),
+    [
+        ("botocore.exceptions.ClientError: An error occurred (403) when calling the HeadBucket", "renew them"),
+        ("botocore.exceptions.SSLError: SSL validation failed: CERTIFICATE_VERIFY_FAILED", "--store-ca"),
+        ('EndpointConnectionError: Could not connect to the endpoint URL: "http://minio:1"', "minio-endpoint-cluster"),
+        ("exec /venv/bin/python: exec format error", "another processor"),
+    ],
+)
+def test_the_log_of_a_container_says_what_is_wrong_with_the_store(logged, advice):
+    given = advise("CrashLoopBackOff back-off 10s restarting failed container", logged)
+    assert len(given) == 1 and advice in given[0]
+
+
+def test_a_missing_runtime_is_a_refusal():
+    failure = {"reason": "NoSupportingRuntime", "message": "No runtime found to support specified framework/version"}
+    status = {"modelStatus": {"transitionStatus": "InvalidSpec", "lastFailureInfo": failure}}
+    assert "No runtime found" in refusal(View({"status": status, "spec": {}}, {}, {}, []))
