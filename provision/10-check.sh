@@ -35,9 +35,9 @@ check_ports() {
   command -v ss >/dev/null || return 0
   # A finished or half-finished run of ours holds them already.
   [[ ! -e $KUBECONFIG && ! -e $STATE_DIR/haproxy.sha256 ]] || return 0
-  for port in "$PORT_MINIO" "$PORT_CONSOLE" "$PORT_KSERVE"; do
+  for port in "$PORT_MINIO" "$PORT_CONSOLE" "$PORT_KSERVE" "$PORT_PROMETHEUS"; do
     [[ -z $(ss --listening --tcp --numeric --no-header "sport = :$port") ]] ||
-      problem "port $port is taken; see: ss -ltnp 'sport = :$port' (or choose others with PORT_MINIO, PORT_CONSOLE, PORT_KSERVE)"
+      problem "port $port is taken; see: ss -ltnp 'sport = :$port' (or choose others with PORT_MINIO, PORT_CONSOLE, PORT_KSERVE, PORT_PROMETHEUS)"
   done
 }
 
@@ -61,7 +61,7 @@ case $MODE in
   mirror) exit ;;
   dry-run)
     echo "# this machine has: root, Ubuntu 24.04 or Debian 12, x86_64 or aarch64, $MIN_MEMORY_MB MB of memory, $MIN_CPUS CPUs, $MIN_DISK_GB GB of free disk,"
-    echo "# free ports $PORT_MINIO, $PORT_CONSOLE and $PORT_KSERVE, and a network or a complete mirror in MIRROR_DIR"
+    echo "# free ports $PORT_MINIO, $PORT_CONSOLE, $PORT_KSERVE and $PORT_PROMETHEUS, and a network or a complete mirror in MIRROR_DIR"
     exit
     ;;
 esac

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The Kubernetes cluster: one node, which is a container. MinIO's two NodePorts are published by the container, KServe's
+# The Kubernetes cluster: one node, which is a container. The NodePorts of MinIO and Prometheus are published by the container, KServe's
 # gateway is reached through MetalLB and HAProxy.
 source "$(dirname "$0")/functions.sh"
 
@@ -36,6 +36,9 @@ nodes:
     listenAddress: $BIND_ADDRESS
   - containerPort: 30200
     hostPort: $PORT_CONSOLE
+    listenAddress: $BIND_ADDRESS
+  - containerPort: 30400
+    hostPort: $PORT_PROMETHEUS
     listenAddress: $BIND_ADDRESS
 CONFIG
   doing "creating the cluster"

@@ -73,6 +73,8 @@ spec:
   priorityClassName: system-cluster-critical
   configuration: {name: storage-configuration}
   requestAutoCert: false
+  # Prometheus reads how full the disk is, and would need a token otherwise.
+  env: [{name: MINIO_PROMETHEUS_AUTH_TYPE, value: public}]
   mountPath: /export
   pools:
   - name: pool-0

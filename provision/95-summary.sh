@@ -13,6 +13,8 @@ wait_for_deployments 300 knative-serving activator autoscaler controller webhook
 wait_for_deployments 300 cert-manager cert-manager cert-manager-cainjector cert-manager-webhook
 wait_for_deployments 300 kserve kserve-controller-manager
 wait_for 300 "MinIO on port $PORT_MINIO" curl --fail --silent --max-time 5 "http://127.0.0.1:$PORT_MINIO/minio/health/ready"
+wait_for_deployments 300 monitoring prometheus
+wait_for 300 "Prometheus on port $PORT_PROMETHEUS" curl --fail --silent --max-time 5 "http://127.0.0.1:$PORT_PROMETHEUS/-/ready"
 # A host that no service has: the gateway's own 404 says that the whole way there works.
 gateway_answers() { [[ $(curl --silent --max-time 5 --output /dev/null --write-out '%{http_code}' "http://127.0.0.1:$PORT_KSERVE/") == 404 ]]; }
 if [[ $MODE == run ]]; then
@@ -48,6 +50,7 @@ done <"$WORK/addresses"
 
 # Under Vagrant, what the host's own ports are.
 minio=${HOST_PORT_MINIO:-$PORT_MINIO} console=${HOST_PORT_CONSOLE:-$PORT_CONSOLE} kserve=${HOST_PORT_KSERVE:-$PORT_KSERVE}
+prometheus=${HOST_PORT_PROMETHEUS:-$PORT_PROMETHEUS} prometheus_tag=${PROMETHEUS_IMAGE%@*}
 ssh_first=
 [[ $PROVISION_USER != vagrant ]] || ssh_first=', after "vagrant ssh"'
 minio_tag=${MINIO_IMAGE%@*}
@@ -63,6 +66,7 @@ $(printf '  %-14s  %-31s  %s\n' \
   Knative "$KNATIVE_VERSION" "namespace knative-serving" \
   KServe "$KSERVE_VERSION" "http://localhost:$kserve (Host: <name>.<namespace>.example.com)" \
   MinIO "${minio_tag##*:}" "http://localhost:$minio (console: http://localhost:$console)" \
+  Prometheus "${prometheus_tag##*:}" "http://localhost:$prometheus (alerts: http://localhost:$prometheus/alerts)" \
   Transformer "${TRANSFORMER_IMAGE##*:}" "$TRANSFORMER_IMAGE")
 
 MinIO's user is "$MINIO_ROOT_USER"; its password is in $USER_HOME/minio.env.

@@ -6,8 +6,8 @@ usage() {
   cat <<USAGE
 usage: sudo provision/all.sh [--dry-run] [--only STEP]… [--from STEP] [--list]
 
-Turns this machine (Ubuntu 24.04 or Debian 12, root) into the platform: Docker, a Kind cluster, MetalLB, KServe, MinIO
-and HAProxy. Running it again changes only what is missing, so after an error or an interruption just run it again.
+Turns this machine (Ubuntu 24.04 or Debian 12, root) into the platform: Docker, a Kind cluster, MetalLB, KServe, MinIO,
+Prometheus and HAProxy. Running it again changes only what is missing, so after an error or an interruption just run it again.
 
   --dry-run     print every command and manifest, and change nothing (files that manifests are rendered from are
                 downloaded into a cache)

@@ -32,7 +32,7 @@ own_memory=1024 kernel_memory=320
 ((disk >= disk_needed)) || problems+=("$disk GB of disk are free here and the VM grows to about $disk_needed GB")
 for port in "$@"; do
   if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
-    problems+=("port $port of this computer is taken (choose others: HOST_PORT_MINIO, HOST_PORT_CONSOLE, HOST_PORT_KSERVE)")
+    problems+=("port $port of this computer is taken (choose others: HOST_PORT_MINIO, HOST_PORT_CONSOLE, HOST_PORT_KSERVE, HOST_PORT_PROMETHEUS)")
   fi
 done
 

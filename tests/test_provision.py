@@ -26,6 +26,7 @@ STEPS = [
     "knative",
     "kserve",
     "minio",
+    "prometheus",
     "haproxy",
     "python",
     "transformer",
@@ -89,6 +90,7 @@ class Machine:
             "PORT_MINIO": "21100",
             "PORT_CONSOLE": "21200",
             "PORT_KSERVE": "21300",
+            "PORT_PROMETHEUS": "21400",
             "PROVISION_USER": "root",
             "MINIO_ROOT_PASSWORD": PASSWORD,
             **environment,
@@ -318,7 +320,7 @@ def test_no_image_is_fetched_for_a_template_that_nothing_uses(dry_run):
 def test_platform_goes_before_what_is_deployed_on_a_full_node(manifests):
     pods = {name_of(m): m["spec"]["template"]["spec"] for m in workloads(manifests)}
     pods |= {name_of(m): m["spec"] for m in manifests if m["kind"] == "Tenant"}
-    assert len(pods) == 16
+    assert len(pods) == 17
     assert {name: pod.get("priorityClassName") for name, pod in pods.items()} == dict.fromkeys(
         pods, "system-cluster-critical"
     )
@@ -391,6 +393,19 @@ def test_minio_has_the_services_of_the_readme(manifests):
     tenant = next(m for m in manifests if m["kind"] == "Tenant")
     assert (tenant["metadata"]["name"], tenant["metadata"]["namespace"]) == ("storage-tiny", "tenant-tiny")
     assert tenant["spec"]["requestAutoCert"] is False and tenant["spec"]["image"] == versions()["MINIO_IMAGE"]
+
+
+def test_prometheus_has_its_rules_a_volume_and_the_port_of_the_readme(manifests):
+    ours = {m["kind"]: m for m in manifests if m["metadata"].get("namespace") == "monitoring"}
+    (port,) = ours["Service"]["spec"]["ports"]
+    assert port["nodePort"] == 30400
+    assert sorted(ours["ConfigMap"]["data"]) == ["drift.yml", "platform.yml", "prometheus.yml"]
+    spec = ours["Deployment"]["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    assert container["image"] == versions()["PROMETHEUS_IMAGE"] and "@sha256:" in container["image"]
+    volumes = {volume["name"]: volume for volume in spec["volumes"]}
+    assert volumes["config"]["configMap"]["name"] == ours["ConfigMap"]["metadata"]["name"] != "prometheus"
+    assert volumes["data"]["persistentVolumeClaim"]["claimName"] == ours["PersistentVolumeClaim"]["metadata"]["name"]
 
 
 def test_istio_gateway_gets_its_proxy_from_a_config_map_that_names_the_image_in_full(manifests):
@@ -686,6 +701,7 @@ KILLS = {
     "knative": ["after curl --fail"],
     "kserve": ["after kubectl rollout status"],
     "minio": ["before kubectl get secret", "before kubectl rollout status --namespace tenant-tiny"],
+    "prometheus": ["after kubectl apply"],
     "haproxy": ["before systemctl reload-or-restart"],
     "python": ["before runuser --user root -- env --chdir=/ HOME"],
     "transformer": ["before kind load docker-image"],

@@ -122,7 +122,7 @@ def test_host_is_told_all_that_is_wrong_with_it(tmp_path, capable):
 
 def test_picture_names_the_ports_that_are_set_and_fits_a_readme():
     source = (PROVISION / "diagram.dot").read_text()
-    for setting in ("PORT_MINIO", "PORT_CONSOLE", "PORT_KSERVE"):
+    for setting in ("PORT_MINIO", "PORT_CONSOLE", "PORT_KSERVE", "PORT_PROMETHEUS"):
         assert versions()[setting] in source
     width, _ = struct.unpack(">II", (ROOT / "diagram.png").read_bytes()[16:24])
     assert 800 <= width <= 1100
