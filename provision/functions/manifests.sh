@@ -27,7 +27,8 @@ apply() {
   python3 "$PROVISION/manifests.py" objects <"$manifest" >"$WORK/objects.yaml"
   if [[ -s $WORK/types.yaml ]]; then
     apply_file "$WORK/types.yaml"
-    wait_for 60 "the cluster to know the new resource types" kubectl wait crd --all --for=condition=Established --timeout=5s
+    # kubectl looks at six types a second, and there are more than forty: 5 s are never enough once Istio is there.
+    wait_for 60 "the cluster to know the new resource types" kubectl wait crd --all --for=condition=Established --timeout=30s
   fi
   [[ ! -s $WORK/objects.yaml ]] || apply_file "$WORK/objects.yaml"
 }
