@@ -12,7 +12,7 @@ requests to a component's revision as soon as it is ready. So
 import logging
 
 from deployed_service import in_words
-from diagnosis import unmet_conditions
+from diagnosis import refusal, unmet_conditions
 from failure import Failure
 from gateway import WrongAnswer
 from manifests import WITHDRAWN_ANNOTATION, pin_transformer, signature
@@ -45,6 +45,8 @@ def roll_out(deployed, before, service, canary, wait, timeout, check):
         apply(deployed, before, service, {"canaryTrafficPercent": 0} if held else {}, timeout)
         if not wait:
             return None
+        if held:
+            keep_serving(deployed, before, spec, timeout)
         wait_until_ready(deployed, spec, timeout)
         if not held:
             return wait_for_share(deployed, 100, timeout)
@@ -75,6 +77,33 @@ def apply(deployed, before, service, held, timeout):
         if revision:
             pin_transformer(service, revision)
     deployed.kubectl.apply({**service, "spec": {name: {**part, **held} for name, part in spec.items()}})
+
+
+def keep_serving(deployed, before, spec, timeout):
+    """Have the requests stay where they were, should KServe take the 0 percent for a rollback.
+
+    It does so when Knative's route has them before Knative has made the new revision, and then returns to the version
+    before the one that serves (PropagateStatus in KServe's inference_service_status.go).
+    """
+    for _ in poll(timeout):
+        view = deployed.look()
+        made = all(signature(view.revisions.get(view.newest(name))) == signature(spec[name]) for name in spec)
+        if made or refusal(view):
+            break
+    kept = all(rolled_out(view, name) == rolled_out(before, name) for name in spec)
+    starting = all(view.component(name).get("latestReadyRevision") != view.newest(name) for name in spec)
+    if not kept and starting:
+        log.info("KServe rolled back instead of holding the new version: once more")
+        deployed.set_canary(None, spec)  # to the newest that is ready, which is the one that served
+        for _ in poll(timeout):
+            view = deployed.look()
+            if all(rolled_out(view, name) == rolled_out(before, name) for name in spec):
+                break
+        deployed.set_canary(0, spec)
+
+
+def rolled_out(view, component):
+    return view.component(component).get("latestRolledoutRevision")
 
 
 def give_share(deployed, percent, served, timeout):

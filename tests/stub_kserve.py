@@ -90,6 +90,8 @@ class StubKServe:
         self.calls = []  # (version, status) of each request through the ingress
         self.failing = set()  # components whose new pods crash
         self.misled = False  # whether new pods answer as another training run would
+        self.route_first = False  # whether Knative's route has a new split before there is a new revision
+        self.starting_seconds = 0  # how long a pod takes to start
         self.refusal = None  # why Knative's webhook refuses what KServe makes
         self.stopping = threading.Event()
         stub = self
@@ -155,6 +157,9 @@ class StubKServe:
             if component in service["spec"]:
                 spec = dict(service["spec"][component])
                 percent = spec.pop("canaryTrafficPercent", None)
+                known = self.pods.get((namespace, name, component), [])
+                if self.route_first and known and known[-1].template != spec:
+                    propagate(status, component, known, percent, self.mode)
                 pods = self.revise(namespace, name, component, spec)
                 propagate(status, component, pods, percent, self.mode)
         self.route(service, status, f"{name}.{namespace}.example.com")
@@ -329,6 +334,7 @@ class StubKServe:
             )
         if pod.component in self.failing:
             raise RuntimeError("kserve-container", "CrashLoopBackOff", "back-off 10s restarting failed container")
+        self.stopping.wait(self.starting_seconds)
         models = self.work / pod.namespace / pod.name
         initializer = (
             subprocess.run(

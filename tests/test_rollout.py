@@ -200,6 +200,21 @@ def test_one_wrong_cluster_is_enough_also_where_nothing_served(deploy, cluster, 
     assert done.code == 1 and "1 of 3 clusters are wrong" in done.err.splitlines()[-1]
 
 
+def test_a_hold_that_kserve_takes_for_a_rollback_is_put_right(deploy, cluster, kserve):
+    succeeded(deploy(0, ingress=kserve.ingress))
+    second = version(succeeded(deploy(1, ingress=kserve.ingress)))
+    kserve.route_first, kserve.starting_seconds, kserve.failing = True, 4, {"predictor"}
+    done = deploy(2, ingress=kserve.ingress)
+    assert (
+        "KServe rolled back instead" in done.err and f"serving meanwhile: {second} 100 %" in done.err.splitlines()[-1]
+    )
+    kserve.failing = set()
+    third = version(succeeded(deploy(2, ingress=kserve.ingress)))
+    assert traffic(cluster) == {third: 100}
+    succeeded(deploy(2, "--rollback", ingress=kserve.ingress))
+    assert traffic(cluster) == {second: 100}
+
+
 def test_without_waiting_a_new_version_stays_at_0_percent_until_it_is_asked_for(deploy, cluster, kserve):
     first = version(succeeded(deploy(0, ingress=kserve.ingress)))
     done = succeeded(deploy(1, "--no-wait", ingress=kserve.ingress))
