@@ -26,4 +26,5 @@ COPY --from=builder /app/scripts /app/scripts
 # A number, because Kubernetes checks runAsNonRoot by it.
 USER 1000
 EXPOSE 8080 8081
-ENTRYPOINT ["/venv/bin/python", "/app/transformer.py"]
+# In a pod, others are to ask it; what KServe adds are further arguments.
+ENTRYPOINT ["/venv/bin/python", "/app/transformer.py", "--host", "0.0.0.0"]

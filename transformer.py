@@ -15,9 +15,13 @@ no known term belongs to no cluster: its answer is -1.
 
 import argparse
 import asyncio
+import functools
 import gc
 import logging
+import re
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,16 +31,21 @@ from kserve import InferRequest
 from kserve.model_server import app
 from kserve.predictor_config import PredictorConfig
 from kserve.utils.utils import get_predict_response
+from starlette.middleware.cors import CORSMiddleware
 
 sys.path.append(str(Path(__file__).with_name("scripts")))
 import artefacts
 from artefacts import ArtefactError
 from projection import Lsa
 from serving import kserve_repairs
+from serving.bodies import Bodies
 from serving.clusters import NO_CLUSTER, Clusters
 from serving.documents import BadRequest, read_documents
 from serving.metrics import Metrics
-from serving.predictor import Predictor
+from serving.predictor import Predictor, PredictorUnavailable
+from serving.server import Server, use_uvloop
+
+LARGE_BATCH = 2**16  # characters
 
 log = logging.getLogger("kserve.transformer")  # below KServe's own logger, whose format and level it takes
 
@@ -47,7 +56,8 @@ def parse_arguments() -> argparse.Namespace:
         parents=[kserve.model_server.parser],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.set_defaults(predictor_request_timeout_seconds=10)  # KServe's 600 outlasts every client's patience
+    # KServe's 600 s outlast every client's patience, and its 8 MiB of gRPC are not the limit of REST.
+    parser.set_defaults(predictor_request_timeout_seconds=10, grpc_max_receive_message_length=None)
     group = parser.add_argument_group("text clustering")
     group.add_argument(
         "--transformer-path",
@@ -56,6 +66,14 @@ def parse_arguments() -> argparse.Namespace:
         help="the pipeline that text_clustering.py wrote; clusters.json is looked for beside it",
     )
     group.add_argument("--model-path", type=Path, help="the k-means model, to predict in this process")
+    group.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all, so that others can ask")
+    group.add_argument(
+        "--cors-origin",
+        metavar="ORIGIN",
+        action="append",
+        default=[],
+        help="let pages of this origin, such as https://example.org, ask from a browser; can be repeated",
+    )
     group.add_argument("--max-documents", type=int, default=1_024, help="documents in one request, at most")
     group.add_argument("--max-body-bytes", type=int, default=4 * 2**20, help="size of one request, at most")
     arguments = parser.parse_args()
@@ -64,6 +82,11 @@ def parse_arguments() -> argparse.Namespace:
     if arguments.workers != 1:
         # KServe's workers are processes that share neither the metrics nor the settings made here.
         parser.error("--workers must be 1: run more replicas instead")
+    for origin in arguments.cors_origin:
+        if not re.fullmatch(r"https?://[^/]+|\*", origin):
+            parser.error(
+                f"--cors-origin {origin}: expected an origin such as https://example.org, without a path, or *"
+            )
     return arguments
 
 
@@ -86,7 +109,11 @@ class TextClustering(kserve.Model):
         self.load_artefacts(summary, arguments.transformer_path, arguments.model_path)
         version = artefacts.described_version(summary, clusters_path) if summary else ""
         self.metrics = Metrics(self.name, version, self.clusters, summary)
-        self.predictor = None if arguments.model_path else Predictor(predictor_config, self.name, self.clusters)
+        self.predictor = None
+        if not arguments.model_path:
+            self.predictor = Predictor(predictor_config, self.name, self.clusters, self.lsa.dimensions)
+        # One thread: where all hold Python's lock, more of them would only take turns with the event loop more often.
+        self.large_batches = ThreadPoolExecutor(1, "large-batches")
         self.ready = True
 
     def load_artefacts(self, summary: dict | None, transformer_path: Path, model_path: Path | None):
@@ -108,9 +135,17 @@ class TextClustering(kserve.Model):
                 f"{self.lsa.dimensions}: they are from two training runs."
             )
 
-    def preprocess(self, payload: dict | InferRequest, headers: dict | None = None) -> Batch:
+    async def preprocess(self, payload: dict | InferRequest, headers: dict | None = None) -> Batch:
         documents = read_documents(payload, self.max_documents)
-        return Batch(payload, documents, [self.lsa.project(document) for document in documents])
+        vectors = await self.for_each(documents, self.lsa.project, documents)
+        return Batch(payload, documents, vectors)
+
+    async def for_each(self, documents: list[str], work: Callable, *arguments: list) -> list:
+        """Work on each document; large batches in a thread, so that small ones need not wait for them."""
+        if sum(map(len, documents)) < LARGE_BATCH:
+            return list(map(work, *arguments))
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.large_batches, lambda: list(map(work, *arguments)))
 
     def validate(self, payload: Batch) -> Batch:
         return payload  # KServe's own check is for the predictor's protocol, before there was one in this process
@@ -129,12 +164,9 @@ class TextClustering(kserve.Model):
         if self.clusters is None:
             raise BadRequest("Explanations need clusters.json beside the transformer's joblib file.")
         numbers = await self.assign(batch, headers)
-        return {
-            "explanations": [
-                self.clusters.explain(self.lsa, document, vector, number)
-                for document, vector, number in zip(batch.documents, batch.vectors, numbers)
-            ]
-        }
+        explain = functools.partial(self.clusters.explain, self.lsa)
+        explanations = await self.for_each(batch.documents, explain, batch.documents, batch.vectors, numbers)
+        return {"explanations": explanations}
 
     def postprocess(self, result: tuple[Batch, list[int]] | dict, headers: dict | None = None):
         if isinstance(result, dict):
@@ -154,10 +186,18 @@ class TextClustering(kserve.Model):
         nearest_of_known = iter(nearest)
         return [NO_CLUSTER if vector is None else next(nearest_of_known) for vector in batch.vectors]
 
-    def stop(self):
-        super().stop()
+    def check_ready(self):
+        """Raises PredictorUnavailable where the predictor is not known to have the right model."""
+        if self.predictor and self.predictor.not_ready:
+            raise PredictorUnavailable(self.predictor.not_ready)
+
+    async def watch(self):
         if self.predictor:
-            self.closing = asyncio.get_running_loop().create_task(self.predictor.close())
+            await self.predictor.watch()
+
+    async def close(self):
+        if self.predictor:
+            await self.predictor.close()
 
     def get_input_types(self) -> list[dict]:
         return [{"name": "input-0", "datatype": "BYTES", "shape": [-1]}]
@@ -190,13 +230,25 @@ def main():
         model = TextClustering(arguments, predictor_config)
     except ArtefactError as error:
         sys.exit(f"transformer.py: {error}")
-    server = kserve.ModelServer(predictor_config=predictor_config)
-    server.dataplane = kserve_repairs.JsonDataPlane(server.registered_models)
-    server.model_repository_extension = kserve_repairs.FixedRepository(server.registered_models)
-    app.add_middleware(kserve_repairs.BodyLimit, limit=arguments.max_body_bytes)
+    server = Server(
+        predictor_config,
+        host=arguments.host,
+        http_port=arguments.http_port,
+        grpc_port=arguments.grpc_port if arguments.enable_grpc else None,
+        grpc_options={
+            "grpc.max_receive_message_length": arguments.grpc_max_receive_message_length or arguments.max_body_bytes,
+            "grpc.max_send_message_length": arguments.grpc_max_send_message_length,
+        },
+    )
     kserve_repairs.add_error_handlers(app)
+    kserve_repairs.refuse_other_methods(app)
+    app.add_middleware(Bodies, limit=arguments.max_body_bytes)
+    if arguments.cors_origin:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=arguments.cors_origin, allow_methods=["GET", "POST"], allow_headers=["*"]
+        )
     if arguments.event_loop != "asyncio":
-        kserve_repairs.use_uvloop()
+        use_uvloop()
     gc.freeze()  # what is loaded now stays: the garbage collector need not look through it while serving
     server.start([model])
 

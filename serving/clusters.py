@@ -58,6 +58,16 @@ class Clusters:
         """Find the number of the cluster that is nearest to each vector, shape (documents, dimensions)."""
         return self.distances(vectors).argmin(1).tolist()
 
+    def are_nearest(self, vectors: np.ndarray, numbers: list[int]) -> bool:
+        """Whether each number is that of the cluster nearest to its vector, but for rounding."""
+        distances = self.distances(vectors)
+        if distances.argmin(1).tolist() == numbers:
+            return True
+        if not all(number in self for number in numbers):
+            return False
+        chosen = distances[np.arange(len(numbers)), numbers]
+        return bool((chosen <= distances.min(1) + 1e-9).all())
+
     def similarity(self, vector: np.ndarray, number: int) -> float:
         """The cosine between a unit vector and the centroid of a cluster."""
         return float(self.unit_centroids[number].dot(vector))

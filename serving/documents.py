@@ -1,6 +1,9 @@
 """The documents of a request in KServe's protocol v1 or v2, or a BadRequest that says what is wrong with it."""
 
-from kserve import InferRequest
+import base64
+import binascii
+
+from kserve import InferInput, InferRequest
 from kserve.errors import InvalidInput
 
 JSON_KINDS = {
@@ -69,6 +72,27 @@ def read_tensor(request: InferRequest) -> list:
         elements = tensor.as_numpy().ravel().tolist() if tensor.data in (None, []) else tensor.data
     except Exception as error:  # struct.error, ValueError: whatever a broken tensor provokes
         raise BadRequest(f"The input tensor cannot be read: {error}.") from error
+    elements = decode_content(tensor, elements)
     if list(tensor.shape) not in ([len(elements)], [len(elements), 1]):
         raise BadRequest(f"The input tensor has shape {list(tensor.shape)}: expected [{len(elements)}].")
     return elements
+
+
+def decode_content(tensor: InferInput, elements: list) -> list:
+    """Undo what the tensor's parameters.content_type says was done to the texts, as MLServer's clients do it.
+
+    Raises:
+        BadRequest: it is no content type of texts, or the elements are not of it.
+    """
+    content_type = (tensor.parameters or {}).get("content_type")
+    if content_type in (None, "str"):
+        return elements
+    if content_type != "base64":
+        raise BadRequest(f'The input tensor has the content_type {content_type!r}: expected "str" or "base64".')
+    decoded = []
+    for n, element in enumerate(elements):
+        try:
+            decoded.append(base64.b64decode(element, validate=True))
+        except (TypeError, ValueError, binascii.Error) as error:
+            raise BadRequest(f"inputs[0].data[{n}] is not base64, as its content_type says: {error}.") from error
+    return decoded

@@ -1,11 +1,10 @@
-"""KServe's model server, where it does otherwise than a client and an operator need."""
+"""KServe's REST endpoints and data plane, where they do otherwise than a client and an operator need."""
 
-import asyncio
 import logging
 import warnings
 
 import orjson
-import uvloop
+from fastapi import FastAPI
 from fastapi.exceptions import FastAPIDeprecationWarning, RequestValidationError
 from fastapi.responses import JSONResponse
 from kserve.constants.constants import INFERENCE_CONTENT_LENGTH_HEADER
@@ -16,6 +15,8 @@ from starlette.exceptions import HTTPException
 
 from serving.documents import BadRequest
 from serving.predictor import PredictorTimeout, PredictorUnavailable
+
+UTF8_MARK = b"\xef\xbb\xbf"
 
 log = logging.getLogger("kserve.transformer")  # below KServe's own logger, whose format and level it takes
 
@@ -30,6 +31,7 @@ class JsonDataPlane(DataPlane):
     def decode(self, body, headers, protocol_version="v1", model_name=None):
         try:
             if isinstance(body, bytes) and INFERENCE_CONTENT_LENGTH_HEADER not in headers and "ce-id" not in headers:
+                body = body.removeprefix(UTF8_MARK)
                 if protocol_version == "v2":
                     body = InferenceRequest.model_validate_json(body)
                 else:
@@ -41,6 +43,22 @@ class JsonDataPlane(DataPlane):
         except Exception as error:
             raise BadRequest(f"The request cannot be read: {error}") from error
 
+    async def ready(self) -> bool:
+        for model in self.model_registry.get_models():
+            await self.model_ready(model)
+        return True
+
+    async def model_ready(self, model_name: str, disable_predictor_health_check: bool = False) -> bool:
+        """Whether the model should get requests; a request that is there asks without the predictor's health.
+
+        Raises:
+            PredictorUnavailable: it should not, because of its predictor.
+        """
+        ready = await super().model_ready(model_name, True)
+        if not disable_predictor_health_check:
+            self.model_registry.get_model(model_name).check_ready()
+        return ready
+
 
 class FixedRepository(ModelRepositoryExtension):
     """One model for the life of the process: KServe's repository API would let any client unload it."""
@@ -51,45 +69,18 @@ class FixedRepository(ModelRepositoryExtension):
     unload = load
 
 
-class BodyLimit:
-    """ASGI middleware: a body over the limit is a 400, and is not read into memory."""
-
-    def __init__(self, app, limit: int):
-        self.app, self.limit = app, limit
-
-    def __call__(self, scope, receive, send):
-        if scope["type"] == "http":
-            length = dict(scope["headers"]).get(b"content-length")
-            if length is None or int(length) > self.limit:
-                receive = self.limited(receive)
-        return self.app(scope, receive, send)
-
-    def limited(self, receive):
-        received = 0
-
-        async def limited_receive():
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self.limit:
-                raise HTTPException(400, f"The request is larger than {self.limit} bytes: send fewer texts at a time.")
-            return message
-
-        return limited_receive
-
-
-def add_error_handlers(app):
+def add_error_handlers(app: FastAPI):
     """Answer every error as {"error": "..."}, and log it in a line: KServe would log a traceback for each."""
 
-    def answer(request, status: int, message: str) -> JSONResponse:
+    def answer(request, status: int, message: str, headers: dict | None = None) -> JSONResponse:
         log.warning("%s %s: %d %s", request.method, request.url.path, status, message)
-        return JSONResponse({"error": message}, status)
+        return JSONResponse({"error": message}, status, headers)
 
     async def malformed_v2(request, error):
         return answer(request, 400, "; ".join(f"{item['loc'][-1]}: {item['msg']}" for item in error.errors()))
 
     async def http_error(request, error):
-        return answer(request, error.status_code, error.detail)
+        return answer(request, error.status_code, error.detail, error.headers)
 
     async def bad_request(request, error):
         return answer(request, 400, error.reason)
@@ -107,11 +98,15 @@ def add_error_handlers(app):
     app.add_exception_handler(PredictorTimeout, predictor_timeout)
 
 
+def refuse_other_methods(app: FastAPI):
+    """Answer 405 where KServe takes GET ...:predict for a question about a model of the name "...:predict"."""
+
+    async def not_allowed(model_name: str, verb: str):
+        raise HTTPException(405, "Method Not Allowed", {"Allow": "POST"})
+
+    methods = ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"]
+    app.add_api_route("/v1/models/{model_name}:{verb}", not_allowed, methods=methods, include_in_schema=False)
+
+
 def silence_deprecations():
     warnings.simplefilter("ignore", FastAPIDeprecationWarning)  # KServe's ORJSONResponse, twice a request
-
-
-def use_uvloop():
-    # KServe's --help promises uvloop, but its servers run on whatever loop the current policy makes.
-    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-    asyncio.set_event_loop(asyncio.new_event_loop())  # KServe asks for one before it runs another

@@ -39,11 +39,12 @@ def artefacts(tmp_path_factory) -> Path:
 class Service(SimpleNamespace):
     """A model server in a process of its own."""
 
-    def post(self, verb: str, body, content_type="application/json") -> tuple[int, dict]:
+    def post(self, verb: str, body, content_type="application/json", **headers) -> tuple[int, dict]:
         """POST to /v1/models/NAME:VERB, or to /v2/models/NAME/infer; returns the status and the decoded answer."""
         path = f"/v2/models/{NAME}/infer" if verb == "infer" else f"/v1/models/{NAME}:{verb}"
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, {"Content-Type": content_type})
+        headers = {"Content-Type": content_type} | {name.replace("_", "-"): value for name, value in headers.items()}
+        request = urllib.request.Request(self.url + path, data, headers)
         try:
             with urllib.request.urlopen(request, timeout=60) as response:
                 return response.status, json.load(response)
@@ -119,13 +120,18 @@ def start_transformer(artefacts: Path, predictor: Service, protocol: str, *optio
 
 @pytest.fixture(scope="session")
 def services(artefacts, model_dir):
-    """The four ways to serve the model, by name; they start side by side."""
+    """The four ways to serve the model, by name; they start side by side, where a proxy is set that is none."""
     predictor = start("tests/sklearn_predictor.py", "--model_dir", model_dir)
-    services = {protocol: start_transformer(artefacts, predictor, protocol) for protocol in ("v1", "v2", "grpc-v2")}
-    services["in one process"] = start(
-        "transformer.py",
-        *("--transformer-path", artefacts / "transformer.joblib", "--model-path", artefacts / "model.joblib"),
-    )
+    with pytest.MonkeyPatch.context() as environment:
+        for name in ("http_proxy", "https_proxy", "grpc_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+            environment.setenv(name, "http://127.0.0.1:9")
+        for name in ("no_proxy", "NO_PROXY"):
+            environment.delenv(name, raising=False)
+        services = {protocol: start_transformer(artefacts, predictor, protocol) for protocol in ("v1", "v2", "grpc-v2")}
+        services["in one process"] = start(
+            "transformer.py",
+            *("--transformer-path", artefacts / "transformer.joblib", "--model-path", artefacts / "model.joblib"),
+        )
     started = [predictor, *services.values()]
     try:
         for service in started:

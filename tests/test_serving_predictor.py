@@ -1,19 +1,35 @@
-"""The transformer and its predictor: what clients see when the predictor is in trouble."""
+"""The transformer and its predictor: what clients see when the predictor is in trouble, away, or the wrong one."""
 
+import concurrent.futures
+import json
 import signal
+import threading
 import time
+import urllib.error
+import urllib.request
 
+import grpc
 import joblib
-import numpy as np
 import pytest
-from sklearn.cluster import KMeans
+from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
+from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
-from conftest import free_port, log_of, start, start_transformer, stop, wait_until_ready
+from conftest import NAME, free_port, log_of, start, start_transformer, stop, wait_until_ready
 from serving_client import TEXT, UNKNOWN
 
 
+@pytest.fixture(scope="session")
+def other_model_dir(artefacts, tmp_path_factory):
+    """A model of the same shape, whose clusters have other numbers."""
+    folder = tmp_path_factory.mktemp("other")
+    model = joblib.load(artefacts / "model.joblib")
+    model.cluster_centers_ = model.cluster_centers_[::-1].copy()
+    joblib.dump(model, folder / "model.joblib")
+    return folder
+
+
 @pytest.mark.parametrize("protocol", ["v1", "v2", "grpc-v2"])
-def test_predictor_in_trouble_is_said_and_recovered_from(artefacts, model_dir, protocol):
+def test_predictor_in_trouble_is_said_and_recovered_from(artefacts, model_dir, other_model_dir, protocol):
     ports = {"http_port": free_port(), "grpc_port": free_port()}
     predictor = start("tests/sklearn_predictor.py", "--model_dir", model_dir, **ports)
     service = start_transformer(artefacts, predictor, protocol, "--predictor_request_timeout_seconds", "1")
@@ -24,6 +40,9 @@ def test_predictor_in_trouble_is_said_and_recovered_from(artefacts, model_dir, p
         predictor.process.send_signal(signal.SIGSTOP)
         status, answer = service.post("predict", {"instances": [TEXT]})
         assert status == 504 and "did not answer within 1 s" in answer["error"]
+        began = time.monotonic()
+        statuses = [service.post("predict", {"instances": [TEXT]})[0] for _ in range(10)]
+        assert statuses == [503] * 10 and time.monotonic() - began < 1, "known to be gone: answered at once"
         predictor.process.send_signal(signal.SIGCONT)
         eventually_predicts(service, [cluster])
 
@@ -31,12 +50,41 @@ def test_predictor_in_trouble_is_said_and_recovered_from(artefacts, model_dir, p
         status, answer = service.post("predict", {"instances": [TEXT]})
         assert status == 503 and "failed" in answer["error"]
         assert service.predict([UNKNOWN]) == [-1], "needs no predictor"
+        assert readiness(service) == [True] * 5, "who is not ready cannot tell its clients why"
 
+        predictor = wait_until_ready(start("tests/sklearn_predictor.py", "--model_dir", other_model_dir, **ports))
+        deadline = time.monotonic() + 20
+        while "another model" not in (answer := service.post("predict", {"instances": [TEXT]}))[1].get("error", ""):
+            assert answer[0] == 503 and time.monotonic() < deadline, answer
+            time.sleep(0.1)
+        while readiness(service) != [False] * 5:
+            assert time.monotonic() < deadline, readiness(service)
+            time.sleep(0.1)
+
+        stop(predictor)
         predictor = wait_until_ready(start("tests/sklearn_predictor.py", "--model_dir", model_dir, **ports))
         eventually_predicts(service, [cluster])
-        assert "Traceback" not in log_of(service) or protocol == "grpc-v2"  # KServe's gRPC client logs its own
+        assert readiness(service) == [True] * 5
+        assert "Traceback" not in log_of(service)
     finally:
         stop(service), stop(predictor)
+
+
+def readiness(service) -> list[bool]:
+    """What each of KServe's endpoints says, over REST and gRPC."""
+    answers = []
+    for path in (f"/v1/models/{NAME}", "/v2/health/ready", f"/v2/models/{NAME}/ready"):
+        try:
+            with urllib.request.urlopen(service.url + path, timeout=60) as response:
+                answers.append(json.load(response)["ready"])
+        except urllib.error.HTTPError as error:
+            assert error.code == 503 and "predictor" in json.load(error)["error"]
+            answers.append(False)
+    with grpc.insecure_channel(f"localhost:{service.grpc_port}") as channel:
+        stub = GRPCInferenceServiceStub(channel)
+        answers.append(stub.ServerReady(pb.ServerReadyRequest(), timeout=60).ready)
+        answers.append(stub.ModelReady(pb.ModelReadyRequest(name=NAME), timeout=60).ready)
+    return answers
 
 
 def eventually_predicts(service, clusters):
@@ -47,16 +95,55 @@ def eventually_predicts(service, clusters):
     assert answer[1] == {"predictions": clusters}
 
 
-def test_predictor_of_another_model_is_a_503(artefacts, tmp_path):
-    joblib.dump(KMeans(40, n_init=1).fit(np.eye(50)), tmp_path / "model.joblib")
-    predictor = start("tests/sklearn_predictor.py", "--model_dir", tmp_path)
-    service = start_transformer(artefacts, predictor, "v1")
+@pytest.mark.parametrize("protocol", ["v1", "grpc-v2"])
+def test_no_request_fails_while_a_predictor_is_killed_and_comes_back_within_the_time_limit(
+    artefacts, model_dir, protocol
+):
+    ports = {"http_port": free_port(), "grpc_port": free_port()}
+    predictor = start("tests/sklearn_predictor.py", "--model_dir", model_dir, **ports)
+    service = start_transformer(artefacts, predictor, protocol, "--predictor_request_timeout_seconds", "60")
+    ended = threading.Event()
+
+    def ask_all_the_while():
+        answers = []
+        while not ended.is_set():
+            answers.append(service.post("predict", {"instances": [TEXT]}))
+            time.sleep(0.02)
+        return answers
+
     try:
         wait_until_ready(predictor), wait_until_ready(service)
-        statuses = {
-            service.post("predict", {"instances": [text]})[0]
-            for text in ("snapshot", "role", "bucket", "user", "image")
-        }
-        assert 503 in statuses
+        (cluster,) = service.predict([TEXT])
+        with concurrent.futures.ThreadPoolExecutor() as clients:
+            asked = [clients.submit(ask_all_the_while) for _ in range(4)]
+            try:
+                time.sleep(0.5)
+                stop(predictor)
+                time.sleep(1)
+                predictor = wait_until_ready(start("tests/sklearn_predictor.py", "--model_dir", model_dir, **ports))
+                time.sleep(1)
+            finally:
+                ended.set()
+        answers = [answer for client in asked for answer in client.result()]
+        assert len(answers) > 40 and [answer for answer in answers if answer != (200, {"predictions": [cluster]})] == []
+    finally:
+        stop(service), stop(predictor)
+
+
+def test_transformer_is_not_ready_in_front_of_a_predictor_of_another_shape(artefacts, tmp_path):
+    model = joblib.load(artefacts / "model.joblib")
+    model.cluster_centers_ = model.cluster_centers_[:, 1:].copy()
+    model.n_features_in_ -= 1
+    joblib.dump(model, tmp_path / "model.joblib")
+    predictor = wait_until_ready(start("tests/sklearn_predictor.py", "--model_dir", tmp_path))
+    service = start_transformer(artefacts, predictor, "v1")
+    try:
+        deadline = time.monotonic() + 60
+        while "features" not in log_of(service):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert readiness(service) == [False] * 5
+        status, answer = service.post("predict", {"instances": [TEXT]})
+        assert status == 503 and "features" in answer["error"]
     finally:
         stop(service), stop(predictor)

@@ -36,7 +36,6 @@ BAD_V1 = {
     b'{"instances": [" \\n\\t"]}': "instances[0] has no text",
     b'{"instances": ["\\ud800"]}': "cannot be read",
     json.dumps({"instances": ["a"] * 1_025}).encode(): "1024 are allowed",
-    json.dumps({"instances": ["a" * 5_000_000]}).encode(): "larger than 4194304 bytes",
 }
 
 
@@ -61,6 +60,15 @@ BAD_V2 = {
     "shape of no length": ({"inputs": [tensor(shape=[])]}, "shape"),
     "no documents": ({"inputs": [tensor(shape=[0], data=[])]}, "is empty"),
     "blank document": ({"inputs": [tensor(data=[" "])]}, "has no text"),
+    "letters that are not base64": (
+        {"inputs": [tensor(data=["hello!"], parameters={"content_type": "base64"})]},
+        "inputs[0].data[0] is not base64",
+    ),
+    "base64 of what is no text": (
+        {"inputs": [tensor(data=["//79"], parameters={"content_type": "base64"})]},
+        "inputs[0].data[0] is not UTF-8",
+    ),
+    "a picture": ({"inputs": [tensor(parameters={"content_type": "jpg"})]}, "content_type 'jpg'"),
     "surrogate in the id": (
         b'{"id": "\\ud800", "inputs": [{"name": "t", "shape": [1], "datatype": "BYTES", "data": ["a"]}]}',
         "",
@@ -102,12 +110,14 @@ def test_no_client_can_unload_the_model(service, verb):
     service.predict([TEXT])
 
 
-def test_body_without_a_length_is_limited_too(service):
-    answer = curl(
-        f"{service.url}/v1/models/{NAME}:predict", "-H", "Transfer-Encoding: chunked", "--data-binary", "@-",
-        stdin=b"a" * 6_000_000,
-    )  # fmt: skip
-    assert b"larger than 4194304 bytes" in answer
+def test_body_that_is_too_large_is_a_413_with_a_length_or_without(service):
+    body = json.dumps({"instances": ["a" * 5_000_000]}).encode()
+    for length in ([], ["-H", "Transfer-Encoding: chunked"]):
+        answer = curl(
+            f"{service.url}/v1/models/{NAME}:predict", "--data-binary", "@-", "--write-out", "%{http_code}", *length,
+            stdin=body,
+        )  # fmt: skip
+        assert b"larger than 4194304 bytes" in answer and answer.endswith(b"413")
 
 
 @pytest.mark.parametrize("way", ["in one process", "v1"])
