@@ -13,10 +13,12 @@ question='The goalie stopped every shot and the team won the playoff game in ove
 
 scripts/venv.sh scripts/requirements-image.txt scripts/requirements.txt
 
-if "$python" -c "import socket; socket.create_connection(('localhost', $port), 1)" 2>/dev/null; then
-  echo "demo.sh: port $port is taken; choose another: PORT=9000 scripts/demo.sh" >&2
-  exit 2
-fi
+for wanted in "$port" "$((port + 1))"; do
+  if "$python" -c "import socket; socket.create_connection(('localhost', $wanted), 1)" 2>/dev/null; then
+    echo "demo.sh: port $wanted is taken; choose others: PORT=9000 scripts/demo.sh takes 9000 and 9001" >&2
+    exit 2
+  fi
+done
 
 if [ -e model.joblib ] && [ -e transformer.joblib ] && [ -e clusters.json ]; then
   echo "Using the model that is here; to train it again: $python scripts/text_clustering.py"
@@ -44,6 +46,9 @@ import json, os, sys, time, urllib.request
 
 url, question, server = sys.argv[1], sys.argv[2], int(sys.argv[3])
 body = json.dumps({"instances": [[question]]})
+# What runs on this machine is not asked through a proxy.
+proxied = urllib.request.getproxies() and not urllib.request.proxy_bypass("localhost")
+urllib.request.install_opener(urllib.request.build_opener(urllib.request.ProxyHandler({})))
 
 
 def ask(verb):
@@ -60,7 +65,7 @@ for _ in range(120):
 else:
     sys.exit("demo.sh: the service is not ready after 60 s")
 
-print(f"\n$ curl {url}:predict -d '{body}'")
+print(f"\n$ curl {'--noproxy localhost ' if proxied else ''}{url}:predict -d '{body}'")
 print(json.dumps(ask("predict")))
 explanation = ask("explain")["explanations"][0]
 print(f"cluster {explanation['cluster']}: {' '.join(explanation['top_terms'])}\n")
