@@ -14,7 +14,7 @@ clusters.json holds
     created     when the training ended, ISO 8601 in UTC
     dataset     name; documents and labels, their numbers; unknown, the number of documents without a known term;
                 left_out, what is not among the documents: numbers of rows or files, by the reason
-    settings    clusters, lsa (dimensions), minibatch, seed
+    settings    clusters, lsa (dimensions), sample (documents that the model was fitted on), minibatch, seed
     metrics     by name, such as v_measure and silhouette; those that need labels only where the corpus has some
     versions    of python, scikit-learn, joblib, numpy and scipy
     sha256      of model.joblib and transformer.joblib
@@ -24,9 +24,10 @@ clusters.json holds
         terms       [[term, weight], ...], the heaviest first
         titles      of its most central documents
         centroid    in the space of the transformer, a number a dimension
-        similarity  of its documents to the centroid: cosine by quantile, "0.05", "0.25", "0.5", "0.75" and "0.95"
-    baseline    what a service is held against (baseline.py): unknown, the share of the documents without a known
-                term; similarity, the same quantiles over all clusters
+        share       of the documents with a known term, had the model not seen them (baseline.py)
+        similarity  of these to the centroid: cosine by quantile, "0.05", "0.25", "0.5", "0.75" and "0.95"
+    baseline    what else a service is held against: unknown, the share of the documents without a known term;
+                similarity, the same quantiles over all clusters
 
 version.json lies beside the three files of a version in the store. It is written last, and without it the version does
 not count. It holds format, version, uploaded (ISO 8601 in UTC), sha256 by key below the version's prefix, and created,
@@ -161,9 +162,9 @@ def read_summary(path: Path) -> dict:
             )
         # Looked up here, so that what is missing is missed at the start.
         summary["versions"]["scikit-learn"], summary["sha256"][MODEL_FILE], summary["sha256"][TRANSFORMER_FILE]
-        summary["baseline"]["unknown"], summary["baseline"]["similarity"]
+        summary["settings"]["sample"], summary["baseline"]["unknown"], summary["baseline"]["similarity"]
         [
-            (cluster["cluster"], cluster["size"], cluster["terms"], cluster["centroid"], cluster["similarity"])
+            [cluster[name] for name in ("cluster", "size", "terms", "centroid", "share", "similarity")]
             for cluster in summary["clusters"]
         ]
         return summary

@@ -40,7 +40,7 @@ import artefacts
 from artefacts import CLUSTERS_FILE, MODEL_FILE, TRANSFORMER_FILE
 from assignment import Assigned, Assigner, TermSums, add_engine_options, assign_all
 from assignment_file import add_assignments_option, assignment_file
-from baseline import measure_similarities
+from baseline import measure_baseline
 from clustering import fit_clusters
 from corpus import Corpus, CorpusError, add_dataset_options, draw_sample, source_of
 from documents import Batch
@@ -205,7 +205,7 @@ def train(arguments: argparse.Namespace, write_assignments: Callable[[Batch, Ass
             arguments.seed,
             arguments.verbose,
         )
-        similarity, similarity_of_clusters = measure_similarities(weights[known], model.labels_, arguments.clusters)
+        similarity, baselines = measure_baseline(weights[known], model.labels_, arguments.clusters)
     filled = len(np.unique(model.labels_))
     if filled < arguments.clusters:
         log.warning(
@@ -239,8 +239,8 @@ def train(arguments: argparse.Namespace, write_assignments: Callable[[Batch, Ass
         scores = measure(svd, model, vectors, tally, arguments.seed)
         terms = composed(vectorizer.get_feature_names_out())
         clusters = [
-            {"cluster": number, **tally.describe(number, terms), "centroid": centroid.tolist(), "similarity": quantiles}
-            for number, (centroid, quantiles) in enumerate(zip(model.cluster_centers_, similarity_of_clusters))
+            {"cluster": number, **tally.describe(number, terms), "centroid": centroid.tolist(), **baseline}
+            for number, (centroid, baseline) in enumerate(zip(model.cluster_centers_, baselines))
         ]
     log_report(scores, clusters)
 

@@ -30,6 +30,9 @@ TRAINED_SIMILARITY = prometheus_client.Gauge(
     "Quantiles of the similarity in the training, of each cluster and, without a cluster, of all",
     [*MODEL, "cluster", "quantile"],
 )
+TRAINED_DOCUMENTS = prometheus_client.Gauge(
+    "textclustering_trained_documents", "Documents that the model was fitted on, and its shares come from", MODEL
+)
 prometheus_client.disable_created_metrics()  # when each of them was first used: as many lines again
 
 
@@ -58,11 +61,11 @@ class Metrics:
 def show_training(model: tuple[str, str], summary: dict):
     """Set the gauges of the training, of which clusters.json tells."""
     baseline, clusters = summary["baseline"], summary["clusters"]
-    known = sum(cluster["size"] for cluster in clusters)
+    TRAINED_DOCUMENTS.labels(*model).set(summary["settings"]["sample"])
     TRAINED_SHARE.labels(*model, NO_CLUSTER, "no known term").set(baseline["unknown"])
     for cluster in clusters:
         about = cluster.get("name") or " ".join(term for term, _ in cluster["terms"][:3])
-        share = (1 - baseline["unknown"]) * cluster["size"] / known
+        share = (1 - baseline["unknown"]) * cluster["share"]
         TRAINED_SHARE.labels(*model, cluster["cluster"], about).set(share)
     for number, similarity in [("", baseline["similarity"]), *((c["cluster"], c["similarity"]) for c in clusters)]:
         for quantile, cosine in similarity.items():

@@ -67,7 +67,7 @@ def train(directory, seed=0):
     summary = artefacts.summarise(
         created=f"2026-11-24T02:30:0{seed}+00:00",
         dataset={"name": "topics", "documents": len(documents)},
-        settings={"seed": seed},
+        settings={"seed": seed, "sample": len(documents)},
         metrics={"v_measure": 1.0, "adjusted_rand_index": 0.9, "silhouette": 0.25},
         clusters=[
             {
@@ -76,6 +76,7 @@ def train(directory, seed=0):
                 "terms": [[term, 0.3] for term in topics[number].split()],
                 "titles": [],
                 "centroid": model.cluster_centers_[number].tolist(),
+                "share": 1 / 3,
                 "similarity": {"0.5": 0.9},
             }
             for number in range(3)

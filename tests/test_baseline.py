@@ -5,7 +5,7 @@ import pytest
 from scipy.sparse import csr_matrix
 from sklearn.preprocessing import normalize
 
-from baseline import measure_similarities
+from baseline import measure_baseline
 from clustering import fit_clusters
 from corpus import load_corpus
 from vocabulary import fit_vectorizer
@@ -24,7 +24,7 @@ def test_the_baseline_of_a_small_corpus_is_that_of_documents_never_seen(document
     seen, unseen = documents[:500], documents[500:1500]
     vectorizer, weights = fit_vectorizer(list(seen))
     svd, model, vectors = fit_clusters(weights, CLUSTERS, 50, True, 0, False)
-    similarity, _ = measure_similarities(weights, model.labels_, CLUSTERS)
+    similarity, _ = measure_baseline(weights, model.labels_, CLUSTERS)
 
     centroids = normalize(model.cluster_centers_)
     of_training = np.median((vectors @ centroids.T).max(axis=1))
@@ -37,6 +37,10 @@ def test_a_cluster_that_no_document_is_nearest_to_has_no_quantiles():
     rng = np.random.default_rng(0)
     labels = np.arange(40) % 2
     vectors = normalize(np.eye(2)[labels] + rng.normal(0, 0.01, (40, 2)))
-    similarity, similarities = measure_similarities(csr_matrix(vectors), labels, 3)
+    similarity, clusters = measure_baseline(csr_matrix(vectors), labels, 3)
     assert similarity["0.05"] > 0.9
-    assert [bool(quantiles) for quantiles in similarities] == [True, True, False]
+    assert [(cluster["share"], bool(cluster["similarity"])) for cluster in clusters] == [
+        (0.5, True),
+        (0.5, True),
+        (0, False),
+    ]

@@ -20,10 +20,16 @@ pytestmark = pytest.mark.skipif(not shutil.which("prometheus"), reason="Promethe
 RULES = [PRODUCT / "drift.yml", PRODUCT / "platform.yml"]
 VECTORS = {0: [1.0, 0.0], 7: [0.0, 1.0]}
 SUMMARY = {
+    "settings": {"sample": 40},
     "baseline": {"unknown": 0.1, "similarity": {"0.05": 0.5, "0.25": 0.8, "0.5": 0.9, "0.75": 0.95, "0.95": 0.99}},
     "clusters": [
-        {"cluster": 7, "size": 30, "terms": [["orbit", 0.5], ["moon", 0.4], ["nasa", 0.3], ["launch", 0.2]]},
-        {"cluster": 0, "size": 10, "name": "hockey", "terms": [["game", 0.5]]},
+        {
+            "cluster": 7,
+            "size": 30,
+            "share": 0.75,
+            "terms": [["orbit", 0.5], ["moon", 0.4], ["nasa", 0.3], ["launch", 0.2]],
+        },
+        {"cluster": 0, "size": 10, "share": 0.25, "name": "hockey", "terms": [["game", 0.5]]},
     ],
 }
 for cluster in SUMMARY["clusters"]:
@@ -108,7 +114,7 @@ def test_pods_are_found_by_their_annotations_and_named_by_their_labels(watched):
     }
     # What a transformer says of its version wins over the label of its pod.
     ((labels, share),) = wait_for(lambda: query(url, 'textclustering_trained_share{cluster="7"}'), 30)
-    assert (labels["version"], labels["about"], share) == ("v1", "orbit moon nasa", pytest.approx(0.9 * 30 / 40))
+    assert (labels["version"], labels["about"], share) == ("v1", "orbit moon nasa", pytest.approx(0.9 * 0.75))
 
 
 def test_a_person_sees_which_clusters_grow_and_which_shrink(watched):

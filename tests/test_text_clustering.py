@@ -77,6 +77,7 @@ def test_a_training_tells_what_is_normal(artefacts):
     for similarity in [summary["baseline"]["similarity"], *(c["similarity"] for c in summary["clusters"])]:
         values = [similarity[quantile] for quantile in ("0.05", "0.25", "0.5", "0.75", "0.95")]
         assert values == sorted(values) and 0 < values[0] < values[-1] <= 1
+    assert sum(cluster["share"] for cluster in summary["clusters"]) == pytest.approx(1)
     assert summary["baseline"]["unknown"] == 0
 
 

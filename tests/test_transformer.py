@@ -284,7 +284,8 @@ def test_metrics_have_what_was_normal_in_the_training_under_the_version_of_the_d
         number, about = cluster["cluster"], " ".join(term for term, _ in cluster["terms"][:3])
         labels = f'about="{about}",cluster="{number}",{model},version="{version}"'
         share = float(re.search(rf"textclustering_trained_share{{{labels}}} (\S+)", text)[1])
-        assert share == pytest.approx(cluster["size"] / summary["dataset"]["documents"])
+        assert share == pytest.approx(cluster["share"])
+    assert re.search(rf"textclustering_trained_documents{{{model},.*}} {summary['settings']['sample']}.0", text)
     labels = f'cluster="",{model},quantile="0.5",version="{version}"'
     assert f"textclustering_trained_similarity{{{labels}}} {summary['baseline']['similarity']['0.5']}\n" in text
     # Also of a cluster that nobody has asked for: the rules compare every share.
