@@ -3,12 +3,16 @@
 import asyncio
 import contextlib
 import logging
+import select
 import signal
 import sys
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import kserve
+import uvicorn
 import uvloop
 from kserve.errors import InvalidInput
 from kserve.predictor_config import PredictorConfig
@@ -20,7 +24,7 @@ from kserve.protocol.grpc.servicer import InferenceServicer
 from serving.kserve_repairs import FixedRepository, JsonDataPlane
 from serving.predictor import PredictorTimeout, PredictorUnavailable
 
-LAST_REQUESTS = 1.0  # seconds in which a server that is to end still reads what arrives
+LAST_REQUESTS = 1.0  # seconds in which a server that is to end is still open, as not everybody knows yet
 GRACE = 30  # seconds for the answers
 ALL_INTERFACES = "0.0.0.0"
 
@@ -79,6 +83,7 @@ class Server(kserve.ModelServer):
         await ending.wait()
         log.info("Ending as soon as what has arrived is answered")
         await asyncio.sleep(LAST_REQUESTS)
+        close, rest_server.shutdown = rest_server.shutdown, lambda sockets=None: close_when_read(rest_server, close)
         rest_server.should_exit = True
         await asyncio.gather(rest, *([grpc_server.stop(GRACE)] if grpc_server else []))
         watching.cancel()
@@ -98,6 +103,27 @@ class Server(kserve.ModelServer):
         except RuntimeError:
             sys.exit(f"transformer.py: port {self.grpc_port} of {host} cannot be had: choose another with --grpc_port")
         return server
+
+
+async def close_when_read(rest_server: uvicorn.Server, close: Callable):
+    """Let a REST server end, but not while there is a request that it has not read: its client would get no answer."""
+    deadline = time.monotonic() + GRACE
+    while has_unread(rest_server) and time.monotonic() < deadline:
+        await asyncio.sleep(0.01)
+    await close()
+
+
+def has_unread(rest_server: uvicorn.Server) -> bool:
+    """Whether a connection waits to be accepted, or one that is idle has something that waits to be read."""
+    arrivals = select.poll()
+    for listener in rest_server.servers:
+        for socket in listener.sockets:
+            arrivals.register(socket.fileno(), select.POLLIN)
+    for connection in rest_server.server_state.connections:
+        idle = connection.cycle is None or connection.cycle.response_complete
+        if idle and not connection.transport.is_closing():
+            arrivals.register(connection.transport.get_extra_info("socket").fileno(), select.POLLIN)
+    return bool(arrivals.poll(0))
 
 
 class Servicer(InferenceServicer):
