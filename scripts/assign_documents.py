@@ -17,7 +17,8 @@ import coloredlogs
 
 import artefacts
 from artefacts import ArtefactError
-from assignment import NO_CLUSTER, Assigner, add_engine_options, assign_all
+from assigner import NO_CLUSTER, Assigner
+from assignment import ClusterError, add_engine_options, assign_all
 from assignment_file import add_assignments_option, assignment_file
 from corpus import CorpusError, add_dataset_options, source_of
 from projection import Lsa
@@ -62,7 +63,7 @@ def assign(arguments: argparse.Namespace):
     assigner = load_assigner(arguments.model_path, arguments.transformer_path)
     source, sizes = source_of(arguments), Counter()
     with assignment_file(arguments.assignments) as write:
-        for batch, assigned in assign_all(assigner, source.batches(), "assign", None, arguments.jobs):
+        for batch, assigned in assign_all(assigner, source.batches(), "assign", None, arguments.jobs, arguments.dask):
             write(batch, assigned)
             sizes.update(assigned.clusters.tolist())
         source.findings.log(source.name)
@@ -80,7 +81,7 @@ def main():
     except (CorpusError, ArtefactError) as error:
         log.error("%s", error)
         sys.exit(2)
-    except OSError as error:
+    except (OSError, ClusterError) as error:
         log.error("Nothing was written: %s", error)
         sys.exit(1)
     except KeyboardInterrupt:

@@ -15,7 +15,7 @@ from typing import BinaryIO
 import pyarrow
 import pyarrow.parquet
 
-from assignment import NO_CLUSTER, Assigned
+from assigner import NO_CLUSTER, Assigned
 from documents import Batch
 
 SUFFIXES = (".parquet", ".csv", ".csv.gz", ".jsonl", ".jsonl.gz")

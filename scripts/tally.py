@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from sklearn import metrics
 
-from assignment import NO_CLUSTER, Assigned, TermSums
+from assigner import NO_CLUSTER, Assigned, TermSums
 from documents import Batch
 
 TOP_TERMS = 10

@@ -38,7 +38,8 @@ from threadpoolctl import threadpool_limits
 
 import artefacts
 from artefacts import CLUSTERS_FILE, MODEL_FILE, TRANSFORMER_FILE
-from assignment import Assigned, Assigner, TermSums, add_engine_options, assign_all
+from assigner import Assigned, Assigner, TermSums
+from assignment import ClusterError, add_engine_options, assign_all
 from assignment_file import add_assignments_option, assignment_file
 from baseline import measure_baseline
 from clustering import fit_clusters
@@ -183,16 +184,17 @@ def train(arguments: argparse.Namespace, write_assignments: Callable[[Batch, Ass
         vectorizer, weights = fit_vectorizer(corpus.documents)
     log.info("%d terms", weights.shape[1])
     known = np.asarray(weights.sum(axis=1)).ravel() > 0
-    if sum(known) < arguments.clusters:
+    to_fit = int(known.sum())
+    if to_fit < arguments.clusters:
         raise CorpusError(
-            f"{corpus.name} has {sum(known)} documents with a term that others have too, fewer than the "
+            f"{corpus.name} has {to_fit} documents with a term that others have too, fewer than the "
             f"{arguments.clusters} clusters asked for: choose a smaller --clusters."
         )
-    dimensions = min(arguments.lsa, sum(known) - 1, weights.shape[1] - 1)
+    dimensions = min(arguments.lsa, to_fit - 1, weights.shape[1] - 1)
     if dimensions < arguments.lsa:
         log.warning(
             "%d documents with %d terms have no %d dimensions: using %d",
-            *(sum(known), weights.shape[1], arguments.lsa, dimensions),
+            *(to_fit, weights.shape[1], arguments.lsa, dimensions),
         )
     # One thread: more would save a few seconds on an idle machine and cost minutes on a busy one, where they wait for
     # each other; and the order of their sums would make the clusters depend on the number of cores.
@@ -218,7 +220,7 @@ def train(arguments: argparse.Namespace, write_assignments: Callable[[Batch, Ass
     if whole:
         assigned = [assign_sample(assigner, corpus, weights, known, vectors)]
     else:
-        assigned = assign_all(assigner, source.batches(), "assign_and_sum", documents, arguments.jobs)
+        assigned = assign_all(assigner, source.batches(), "assign_and_sum", documents, arguments.jobs, arguments.dask)
     tally = Tally(arguments.clusters, weights.shape[1])
     with timed("Assigning all documents"):
         for batch, (where, sums) in assigned:
@@ -293,7 +295,7 @@ def main():
             "%s (--dataset takes 20newsgroups, aws-docs, a file, a folder or s3://bucket/prefix; see --help)", error
         )
         sys.exit(2)
-    except OSError as error:
+    except (OSError, ClusterError) as error:
         log.error("Nothing was written: %s", error)
         sys.exit(1)
     except KeyboardInterrupt:

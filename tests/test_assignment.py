@@ -18,7 +18,7 @@ from sklearn.preprocessing import normalize
 
 from artefacts import ArtefactError
 from assign_documents import load_assigner
-from assignment import NO_CLUSTER, Assigned, Assigner
+from assigner import NO_CLUSTER, Assigned, Assigner
 from assignment_file import assignment_file
 from conftest import ROOT, run_training, start, stop, wait_until_ready
 from documents import Batch

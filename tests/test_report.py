@@ -15,7 +15,7 @@ from scipy.sparse import csr_matrix
 from sklearn.cluster import KMeans
 
 import report
-from assignment import Assigner, TermSums
+from assigner import Assigner, TermSums
 from conftest import run_training
 from documents import Batch
 from tally import Tally

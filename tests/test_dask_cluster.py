@@ -1,0 +1,146 @@
+"""--dask on a real scheduler and real workers: the same rows as on this machine, whatever dies."""
+
+import contextlib
+import csv
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dask_cluster
+from assignment import ClusterError
+from conftest import ROOT, free_port, run_training
+
+DASK = Path(sys.executable).with_name("dask")
+DOCUMENTS = 40_000  # ten batches
+START_SECONDS = 180
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    """A small table to train on, and a large one to assign."""
+    rng = np.random.default_rng(0)
+    words = [[f"topic{topic}word{chr(97 + n)}" for n in range(20)] for topic in range(4)]
+    paths = []
+    for name, documents in (("small.csv", 400), ("large.csv", DOCUMENTS)):
+        paths.append(tmp_path_factory.mktemp("tables") / name)
+        with paths[-1].open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["text"])
+            chosen = rng.integers(20, size=(documents, 8))
+            writer.writerows(
+                [" ".join(words[number % 4][n] for n in row)] for number, row in enumerate(chosen.tolist())
+            )
+    return paths
+
+
+@pytest.fixture(scope="module")
+def model(tables, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    run = run_training("--dataset", tables[0], "--clusters", "4", "--lsa", "10", "--output-dir", folder)
+    assert run.returncode == 0, run.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(model, tables, tmp_path_factory):
+    """The assignments that are made without a cluster."""
+    path = tmp_path_factory.mktemp("expected") / "rows.csv"
+    with assigning(model, tables[1], path, "--jobs", "1") as process:
+        assert process.wait() == 0, process.stderr.read()
+    return path.read_bytes()
+
+
+@contextlib.contextmanager
+def assigning(model, table, path, *options):
+    command = [ROOT / "scripts/assign_documents.py", "--dataset", table, "--assignments", path, *options]
+    command += ["--model-path", model / "model.joblib", "--transformer-path", model / "transformer.joblib"]
+    with subprocess.Popen([sys.executable, *map(str, command)], stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+class Cluster:
+    """A scheduler, and two workers with a core each, as processes."""
+
+    def __init__(self, folder):
+        self.address = f"tcp://127.0.0.1:{free_port()}"
+        self.log = (folder / "log").open("w+")
+        place = ["--no-dashboard", "--host", "127.0.0.1"]
+        self.scheduler = self.start("scheduler", *place, "--port", self.address.rpartition(":")[2])
+        self.workers = [
+            self.start("worker", self.address, *place, "--no-nanny", "--nthreads", "1", "--local-directory", folder)
+            for _ in range(2)
+        ]
+
+    def start(self, *command):
+        # From elsewhere, for a worker on another machine has none of the project's files.
+        return subprocess.Popen([str(word) for word in (DASK, *command)], stdout=self.log, stderr=self.log, cwd="/")
+
+    def stop(self):
+        for process in (*self.workers, self.scheduler):
+            process.kill()
+            process.wait()
+        self.log.close()
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    cluster = Cluster(tmp_path)
+    try:
+        with dask_cluster.Client(cluster.address, timeout=START_SECONDS, set_as_default=False) as client:
+            client.wait_for_workers(2, timeout=START_SECONDS)
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+def wait_for(process, words: str):
+    for line in process.stderr:
+        if words in line:
+            return
+    raise AssertionError(f"it ended without the words {words}")
+
+
+def test_a_cluster_answers_what_this_machine_answers_also_when_a_worker_dies(
+    cluster, model, tables, expected, tmp_path
+):
+    with assigning(model, tables[1], tmp_path / "rows.csv", "--dask", cluster.address) as process:
+        wait_for(process, "Dask: 2 workers")
+        cluster.workers[0].send_signal(signal.SIGKILL)
+        assert process.wait() == 0, process.stderr.read()
+    assert (tmp_path / "rows.csv").read_bytes() == expected
+
+
+def test_a_scheduler_that_goes_away_is_one_line_and_leaves_nothing(cluster, model, tables, tmp_path):
+    with assigning(model, tables[1], tmp_path / "rows.csv", "--dask", cluster.address) as process:
+        wait_for(process, "Dask: 2 workers")
+        cluster.scheduler.send_signal(signal.SIGKILL)
+        errors = process.stderr.read()
+        assert process.wait() == 1
+    assert "was lost" in errors and "Traceback" not in errors and len(errors.splitlines()) == 1, errors
+    assert not [path for path in tmp_path.iterdir() if "rows" in path.name]
+
+
+def test_a_scheduler_that_is_not_there_is_one_line(model, tables, tmp_path):
+    address = f"tcp://127.0.0.1:{free_port()}"
+    with assigning(model, tables[1], tmp_path / "rows.csv", "--dask", address) as process:
+        errors = process.stderr.read()
+        assert process.wait() == 1
+    assert f"The Dask cluster {address} cannot be reached" in errors and "Traceback" not in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_with_another_version_is_refused_by_its_name(cluster, monkeypatch):
+    with dask_cluster.Client(cluster.address, set_as_default=False) as client:
+        dask_cluster.check_versions(client)
+        versions = dask_cluster.versions_here()
+        for name in ("python", "scikit-learn"):
+            monkeypatch.setattr(dask_cluster, "versions_here", lambda: versions | {name: "0.9.1"})
+            with pytest.raises(ClusterError, match=rf"Dask worker tcp://\S+ has {name} \S+, and 0.9.1 is here"):
+                dask_cluster.check_versions(client)
