@@ -5,11 +5,12 @@ What is stored are three stock objects: TF-IDF, a TruncatedSVD whose components 
 
 import logging
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import linear_sum_assignment
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, diags
 from sklearn.cluster import KMeans, MiniBatchKMeans, kmeans_plusplus
 from sklearn.decomposition import TruncatedSVD
 from sklearn.metrics import adjusted_rand_score
@@ -17,7 +18,7 @@ from sklearn.preprocessing import normalize
 
 from self_training import log_likelihood, membership_directions, naive_bayes_labels, self_train
 
-ATTEMPTS = 16
+ATTEMPTS = 12
 SURVIVORS = 8
 CROSSINGS = 24
 REFINEMENTS = 3
@@ -34,13 +35,14 @@ def fit_clusters(
     seed: int,
     verbose: bool,
     starts: Sequence[np.ndarray] = (),
-) -> tuple[TruncatedSVD, KMeans, np.ndarray]:
+) -> tuple[TruncatedSVD, KMeans, np.ndarray, csr_matrix]:
     """Fit LSA and k-means, and turn the LSA space so that it shows the clusters best. No label takes part.
 
-    Where k-means ends depends on where it starts, so the best of many attempts and of their crossings survive. Of the
-    survivors, the one is taken that explains the terms of the documents best: in another space than the one they were
-    found in, where none has an advantage. It then corrects itself in the space of all terms. A ridge regression learns
-    the directions that tell the clusters apart; they are stored as the components of the SVD, one for each cluster.
+    Where k-means ends depends on where it starts and on what the terms weigh, so many attempts compete. Of those that
+    are the tightest in their LSA space, the one is taken that explains the terms of the documents best, by the
+    likelihood of a naive Bayes model: a measure that is the same for all of them. It then corrects itself in the space
+    of all terms. A ridge regression learns the directions that tell the clusters apart; they are stored as the
+    components of the SVD, one for each cluster.
 
     Args:
         weights: TF-IDF, unit rows of shape (documents, terms).
@@ -48,20 +50,27 @@ def fit_clusters(
         starts: the cluster of each document, -1 for none, as other models see it: further attempts begin with them.
 
     Returns:
-        The SVD with its turned components, shape (clusters, terms); the k-means model; and the vectors that it was
-        trained on, unit rows of shape (documents, clusters).
+        The SVD with its turned components, shape (clusters, terms); the k-means model; the vectors that it was trained
+        on, unit rows of shape (documents, clusters); and TF-IDF with the idf that was found to be the better one.
     """
     generator = np.random.default_rng(seed)
-    light = weights.astype(np.float32)  # half the time and the memory, for the search
-    svd = TruncatedSVD(lsa, n_iter=3, random_state=seed)
-    lsa_vectors = normalize(svd.fit_transform(light))
+    # In long texts the words that most documents have say nothing, and a squared idf leaves them next to nothing. Where
+    # one topic is most of the corpus, those are the words that tell it.
+    idf = inverse_document_frequencies(weights)
+    views = [look(weights @ diags(idf**power), lsa, clusters, seed, starts, generator) for power in (0, 1)]
+    light = weights.astype(np.float32)
+    view = max(views, key=lambda view: log_likelihood(light, view.attempts[0][1]))
+    log.info("TF-IDF with %s idf explains the documents better", "squared" if view is views[1] else "plain")
 
-    survivors = search(lsa_vectors, clusters, starts, generator)
-    survivors = [naive_bayes_labels(light, labels, rounds=2) for labels in survivors]
-    labels = max(survivors, key=lambda labels: log_likelihood(light, labels))
-    labels = self_train(light, labels, clusters, generator)
+    survivors = cross(view.lsa_vectors, view.attempts, clusters, generator)
+    survivors = [naive_bayes_labels(view.weights, labels, rounds=2) for labels in survivors]
+    labels = max(survivors, key=lambda labels: log_likelihood(view.weights, labels))
+    labels = self_train(view.weights, labels, clusters, generator)
 
-    svd.components_ = membership_directions(light, labels, clusters).T.astype(weights.dtype)
+    # The Normalizer after the SVD makes the length of a TF-IDF row no matter, so the components can hold the other idf.
+    directions = membership_directions(view.weights, labels, clusters)
+    svd = view.svd
+    svd.components_ = (directions.T * (idf if view is views[1] else 1)).astype(weights.dtype)
     vectors = normalize(svd.transform(weights))
     start = sums(vectors, labels, clusters) / np.bincount(labels, minlength=clusters).clip(1)[:, np.newaxis]
     if minibatch:
@@ -71,40 +80,69 @@ def fit_clusters(
         )
     else:
         model = KMeans(clusters, init=start, n_init=1, random_state=seed, verbose=verbose)
-    return svd, model.fit(vectors), vectors
+    return svd, model.fit(vectors), vectors, view.weights
 
 
-def search(
-    lsa_vectors: np.ndarray, clusters: int, starts: Sequence[np.ndarray], generator: np.random.Generator
-) -> list[np.ndarray]:
-    """Find good clusterings by many attempts of k-means and by crossing the best of them.
+def inverse_document_frequencies(weights: csr_matrix) -> np.ndarray:
+    documents_with = np.bincount(weights.indices, minlength=weights.shape[1])
+    return np.log((1 + weights.shape[0]) / (1 + documents_with)).clip(0.01)
 
-    Returns:
-        The cluster of each document in each of the survivors, the tightest first.
-    """
+
+class View(NamedTuple):
+    """The documents in one weighting of the terms, and the tightest clusterings found there by k-means."""
+
+    weights: csr_matrix
+    svd: TruncatedSVD
+    lsa_vectors: np.ndarray
+    attempts: list[tuple[float, np.ndarray]]  # tightness and the cluster of each document, the tightest first
+
+
+def look(
+    weights: csr_matrix,
+    lsa: int,
+    clusters: int,
+    seed: int,
+    starts: Sequence[np.ndarray],
+    generator: np.random.Generator,
+) -> View:
+    """Fit LSA and attempt k-means from many starts."""
+    weights = normalize(weights).astype(np.float32)  # half the time and the memory of float64
+    svd = TruncatedSVD(lsa, n_iter=3, random_state=seed)
+    lsa_vectors = normalize(svd.fit_transform(weights))
     scatter = factorised_scatter(lsa_vectors)
 
-    def refined(labels: np.ndarray) -> tuple[float, np.ndarray]:
-        labels = refine(lsa_vectors, scatter, labels, clusters)
-        return tightness(lsa_vectors, labels, clusters), labels
-
-    attempts = [refined(assign(lsa_vectors, sums(lsa_vectors, start, clusters))) for start in starts]
+    attempts = [
+        refine(lsa_vectors, scatter, assign(lsa_vectors, sums(lsa_vectors, start, clusters)), clusters)
+        for start in starts
+    ]
     for number in range(ATTEMPTS):
         # The leading dimensions alone make a better start: the others are mostly noise to k-means.
         leading = normalize(lsa_vectors[:, : clusters * (2 + number % 2)])
         centroids, _ = kmeans_plusplus(leading, clusters, random_state=int(generator.integers(2**31)))
-        attempts.append(refined(spherical_k_means(leading, assign(leading, centroids), clusters)))
-        log.info("k-means, attempt %d of %d: tightness %.4f", number + 1, ATTEMPTS, attempts[-1][0])
-    survivors = sorted(attempts, key=lambda pair: -pair[0])[:SURVIVORS]
+        labels = spherical_k_means(leading, assign(leading, centroids), clusters)
+        attempts.append(refine(lsa_vectors, scatter, labels, clusters))
+    attempts = sorted(attempts, key=lambda pair: -pair[0])[:SURVIVORS]
+    log.info("k-means, %d attempts: tightness %.4f", ATTEMPTS, attempts[0][0])
+    return View(weights, svd, lsa_vectors, attempts)
 
+
+def cross(
+    lsa_vectors: np.ndarray, survivors: list[tuple[float, np.ndarray]], clusters: int, generator: np.random.Generator
+) -> list[np.ndarray]:
+    """Cross clusterings: a child that is tighter than the worst takes its place.
+
+    Returns:
+        The cluster of each document in each of the survivors.
+    """
+    scatter = factorised_scatter(lsa_vectors)
     for _ in range(CROSSINGS):
         mother, father = (survivors[i][1] for i in generator.choice(len(survivors), 2, replace=False))
         centroids = crossed_centroids(lsa_vectors, mother, father, clusters, generator)
-        child = refined(assign(lsa_vectors, centroids))
+        tightness, labels = refine(lsa_vectors, scatter, assign(lsa_vectors, centroids), clusters)
         # Near-copies would soon be all that is left to cross.
-        if child[0] > survivors[-1][0] and all(adjusted_rand_score(child[1], other) < 0.98 for _, other in survivors):
-            survivors = sorted([*survivors[:-1], child], key=lambda pair: -pair[0])
-    log.info("k-means, after %d crossings: tightness %.4f", CROSSINGS, survivors[0][0])
+        if tightness > survivors[-1][0] and all(adjusted_rand_score(labels, other) < 0.98 for _, other in survivors):
+            survivors = sorted([*survivors[:-1], (tightness, labels)], key=lambda pair: -pair[0])
+    log.info("k-means, %d crossings: tightness %.4f", CROSSINGS, survivors[0][0])
     return [labels for _, labels in survivors]
 
 
@@ -120,18 +158,24 @@ def crossed_centroids(
     return np.where(generator.random((clusters, 1)) < 0.5, mothers, fathers[partners])
 
 
-def refine(vectors: np.ndarray, scatter: tuple, labels: np.ndarray, clusters: int) -> np.ndarray:
+def refine(
+    vectors: np.ndarray, scatter: tuple, labels: np.ndarray, clusters: int
+) -> tuple[float, np.ndarray]:
     """Adaptive dimension reduction: look for the clusters along the directions that tell those found so far apart.
 
     k-means finds clusters by the directions in which the documents differ most, of which many have nothing to do with
     topics. A ridge regression learns the better ones: Ding and Li, "Adaptive dimension reduction using discriminant
     analysis and k-means clustering", ICML 2007.
+
+    Returns:
+        The tightness of the clusters, their documents' mean cosine to the centroid in the space of the vectors, which
+        is what spherical k-means maximises; and the cluster of each document.
     """
     for _ in range(REFINEMENTS):
         sizes = np.bincount(labels, minlength=clusters).clip(1)
         directions = cho_solve(scatter, (sums(vectors, labels, clusters) / np.sqrt(sizes)[:, np.newaxis]).T)
         labels = spherical_k_means(normalize(vectors @ directions.astype(vectors.dtype)), labels, clusters)
-    return labels
+    return float(np.linalg.norm(sums(vectors, labels, clusters), axis=1).sum() / len(vectors)), labels
 
 
 def factorised_scatter(vectors: np.ndarray) -> tuple:
@@ -166,8 +210,3 @@ def sums(vectors: np.ndarray, labels: np.ndarray, clusters: int) -> np.ndarray:
     members = np.flatnonzero(labels >= 0)
     ones = np.ones(len(members), dtype=vectors.dtype)
     return csr_matrix((ones, (labels[members], members)), shape=(clusters, len(vectors))) @ vectors
-
-
-def tightness(vectors: np.ndarray, labels: np.ndarray, clusters: int) -> float:
-    """Mean cosine of unit vectors to the centroid of their cluster: what spherical k-means maximises."""
-    return float(np.linalg.norm(sums(vectors, labels, clusters), axis=1).sum() / len(vectors))

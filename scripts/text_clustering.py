@@ -199,7 +199,7 @@ def train(arguments: argparse.Namespace, write_assignments: Callable[[Batch, Ass
     # One thread: more would save a few seconds on an idle machine and cost minutes on a busy one, where they wait for
     # each other; and the order of their sums would make the clusters depend on the number of cores.
     with threadpool_limits(1), timed(f"Fitting LSA and k-means with {arguments.clusters} clusters"):
-        svd, model, vectors = fit_clusters(
+        svd, model, vectors, view = fit_clusters(
             weights[known],
             arguments.clusters,
             dimensions,
@@ -207,7 +207,7 @@ def train(arguments: argparse.Namespace, write_assignments: Callable[[Batch, Ass
             arguments.seed,
             arguments.verbose,
         )
-        similarity, baselines = measure_baseline(weights[known], model.labels_, arguments.clusters)
+        similarity, baselines = measure_baseline(view, model.labels_, arguments.clusters)
     filled = len(np.unique(model.labels_))
     if filled < arguments.clusters:
         log.warning(

@@ -23,7 +23,7 @@ def test_the_baseline_of_a_small_corpus_is_that_of_documents_never_seen(document
     # Few documents are where those of the training flatter themselves most.
     seen, unseen = documents[:500], documents[500:1500]
     vectorizer, weights = fit_vectorizer(list(seen))
-    svd, model, vectors = fit_clusters(weights, CLUSTERS, 50, True, 0, False)
+    svd, model, vectors, weights = fit_clusters(weights, CLUSTERS, 50, True, 0, False)
     similarity, _ = measure_baseline(weights, model.labels_, CLUSTERS)
 
     centroids = normalize(model.cluster_centers_)
