@@ -19,6 +19,7 @@ from sklearn.preprocessing import normalize
 from self_training import log_likelihood, membership_directions, naive_bayes_labels, self_train
 
 ATTEMPTS = 12
+ATTEMPTS_OF_A_SMALL_CORPUS = 40  # which has as many dead ends, and takes less time for each
 SURVIVORS = 8
 CROSSINGS = 24
 REFINEMENTS = 3
@@ -54,12 +55,13 @@ def fit_clusters(
         on, unit rows of shape (documents, clusters); and TF-IDF with the idf that was found to be the better one.
     """
     generator = np.random.default_rng(seed)
-    # In long texts the words that most documents have say nothing, and a squared idf leaves them next to nothing. Where
-    # one topic is most of the corpus, those are the words that tell it.
-    idf = inverse_document_frequencies(weights)
-    views = [look(weights @ diags(idf**power), lsa, clusters, seed, starts, generator) for power in (0, 1)]
+    # scikit-learn's idf is ln((1 + n) / (1 + df)) + 1. The square of that logarithm leaves the words of every document
+    # next to nothing, which no list of stop words does as well in long texts. Where one topic is most of the corpus, its
+    # own words are the frequent ones.
+    squared = squared_idf_factors(weights)
+    views = [look(weights @ diags(idf), lsa, clusters, seed, starts, generator) for idf in (squared**0, squared)]
     light = weights.astype(np.float32)
-    view = max(views, key=lambda view: log_likelihood(light, view.attempts[0][1]))
+    view = max(views, key=lambda view: max(log_likelihood(light, labels) for _, labels in view.attempts[:4]))
     log.info("TF-IDF with %s idf explains the documents better", "squared" if view is views[1] else "plain")
 
     survivors = cross(view.lsa_vectors, view.attempts, clusters, generator)
@@ -70,7 +72,7 @@ def fit_clusters(
     # The Normalizer after the SVD makes the length of a TF-IDF row no matter, so the components can hold the other idf.
     directions = membership_directions(view.weights, labels, clusters)
     svd = view.svd
-    svd.components_ = (directions.T * (idf if view is views[1] else 1)).astype(weights.dtype)
+    svd.components_ = (directions.T * (squared if view is views[1] else 1)).astype(weights.dtype)
     vectors = normalize(svd.transform(weights))
     start = sums(vectors, labels, clusters) / np.bincount(labels, minlength=clusters).clip(1)[:, np.newaxis]
     if minibatch:
@@ -83,9 +85,11 @@ def fit_clusters(
     return svd, model.fit(vectors), vectors, view.weights
 
 
-def inverse_document_frequencies(weights: csr_matrix) -> np.ndarray:
+def squared_idf_factors(weights: csr_matrix) -> np.ndarray:
+    """What makes ln((1 + n) / (1 + df)) ** 2 of scikit-learn's idf, for each term."""
     documents_with = np.bincount(weights.indices, minlength=weights.shape[1])
-    return np.log((1 + weights.shape[0]) / (1 + documents_with)).clip(0.01)
+    logarithm = np.log((1 + weights.shape[0]) / (1 + documents_with))
+    return logarithm**2 / (logarithm + 1)
 
 
 class View(NamedTuple):
@@ -115,14 +119,15 @@ def look(
         refine(lsa_vectors, scatter, assign(lsa_vectors, sums(lsa_vectors, start, clusters)), clusters)
         for start in starts
     ]
-    for number in range(ATTEMPTS):
+    number_of_attempts = max(ATTEMPTS, min(ATTEMPTS_OF_A_SMALL_CORPUS, 200_000 // len(lsa_vectors)))
+    for number in range(number_of_attempts):
         # The leading dimensions alone make a better start: the others are mostly noise to k-means.
         leading = normalize(lsa_vectors[:, : clusters * (2 + number % 2)])
         centroids, _ = kmeans_plusplus(leading, clusters, random_state=int(generator.integers(2**31)))
         labels = spherical_k_means(leading, assign(leading, centroids), clusters)
         attempts.append(refine(lsa_vectors, scatter, labels, clusters))
     attempts = sorted(attempts, key=lambda pair: -pair[0])[:SURVIVORS]
-    log.info("k-means, %d attempts: tightness %.4f", ATTEMPTS, attempts[0][0])
+    log.info("k-means, %d attempts: tightness %.4f", number_of_attempts, attempts[0][0])
     return View(weights, svd, lsa_vectors, attempts)
 
 
@@ -158,9 +163,7 @@ def crossed_centroids(
     return np.where(generator.random((clusters, 1)) < 0.5, mothers, fathers[partners])
 
 
-def refine(
-    vectors: np.ndarray, scatter: tuple, labels: np.ndarray, clusters: int
-) -> tuple[float, np.ndarray]:
+def refine(vectors: np.ndarray, scatter: tuple, labels: np.ndarray, clusters: int) -> tuple[float, np.ndarray]:
     """Adaptive dimension reduction: look for the clusters along the directions that tell those found so far apart.
 
     k-means finds clusters by the directions in which the documents differ most, of which many have nothing to do with

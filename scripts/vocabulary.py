@@ -1,9 +1,7 @@
 """The words of a corpus and what they weigh: TF-IDF."""
 
-import numpy as np
-from scipy.sparse import csr_matrix, diags
+from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.preprocessing import normalize
 
 import words
 from corpus import CorpusError
@@ -29,11 +27,6 @@ def fit_vectorizer(documents: list[str]) -> tuple[TfidfVectorizer, csr_matrix]:
         weights = vectorizer.fit_transform(documents)
     except ValueError as error:
         raise CorpusError(f"The documents have no terms in common to cluster them by ({error}).") from error
-    # scikit-learn's idf is ln((1 + n) / (1 + df)) + 1. Without the 1, the words of every document weigh next to nothing;
-    # but a little, for a document that has no other is of the corpus still.
-    idf = np.maximum(vectorizer.idf_ - 1, 0.01)
-    weights = normalize(weights @ diags(idf / vectorizer.idf_))
-    vectorizer.idf_ = idf
     # An address in memory, which would make the file of the same model another one in each run.
     del vectorizer._stop_words_id
     return vectorizer, weights
