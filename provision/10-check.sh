@@ -7,9 +7,8 @@ problem() { problems+=("$*"); }
 
 check_system() {
   local id version
-  [[ $EUID == 0 || -n $DESTDIR ]] || problem "this must run as root: sudo $PROVISION/all.sh"
-  # shellcheck source=/dev/null
-  read -r id version < <(. "${OS_RELEASE:-/etc/os-release}" && echo "$ID $VERSION_ID")
+  [[ $EUID == 0 ]] || problem "this must run as root: sudo $PROVISION/all.sh"
+  read -r id version < <(. /etc/os-release && echo "$ID $VERSION_ID")
   [[ "$id $version" == "ubuntu 24.04" || "$id $version" == "debian 12" ]] ||
     problem "this is $id $version; the scripts are made for Ubuntu 24.04 and Debian 12"
   case $(uname -m) in
@@ -20,7 +19,7 @@ check_system() {
 
 check_size() {
   local memory cpus disk docker_root=/var/lib
-  memory=$(awk '/^MemTotal:/ { print int($2 / 1024) }' "${MEMINFO:-/proc/meminfo}")
+  memory=$(awk '/^MemTotal:/ { print int($2 / 1024) }' /proc/meminfo)
   cpus=$(nproc)
   disk=$(df --output=avail --block-size=1G "$docker_root" | tail -n 1 | tr -d ' ')
   ((memory >= MIN_MEMORY_MB)) || problem "$memory MB of memory; at least $MIN_MEMORY_MB MB are needed (under Vagrant: VM_MEMORY_MB=$VM_MEMORY_MB vagrant reload)"

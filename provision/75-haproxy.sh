@@ -22,7 +22,7 @@ if [[ $MODE == run ]]; then
   command -v haproxy >/dev/null || fail "HAProxy is not installed; the step \"docker\" does that: sudo $PROVISION/all.sh --only docker"
   run_quietly haproxy -c -f "$WORK/haproxy.cfg" || fail "HAProxy does not accept provision/haproxy.cfg, for the reason above; what runs was left as it is"
 fi
-write_file "$DESTDIR/etc/haproxy/haproxy.cfg" 644 <"$WORK/haproxy.cfg"
+write_file /etc/haproxy/haproxy.cfg 644 <"$WORK/haproxy.cfg"
 run systemctl enable --quiet haproxy
 run systemctl reload-or-restart haproxy
 [[ $MODE != run ]] || sha256_of "$WORK/haproxy.cfg" >"$STATE_DIR/haproxy.sha256"

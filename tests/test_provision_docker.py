@@ -99,12 +99,12 @@ def test_image_goes_from_a_registry_into_a_mirror_and_from_there_into_docker(tmp
     assert again.returncode == 0 and again.stdout == ""
 
     forget()
-    loaded = step(f"image {reference} docker", MIRROR_DIR=str(tmp_path), DESTDIR=str(tmp_path / "root"))
+    loaded = step(f"image {reference} docker", MIRROR_DIR=str(tmp_path))
     assert loaded.returncode == 0, loaded.stderr
     docker("image", "inspect", replacement)
     assert f"Loaded image: {replacement}" in loaded.stdout
 
 
 def test_image_that_cannot_be_had_is_named(tmp_path, digest):
-    pull = step(f"sleep() {{ :; }}; image {NAME}:never docker", DESTDIR=str(tmp_path))
+    pull = step(f"sleep() {{ :; }}; image {NAME}:never docker")
     assert pull.returncode == 1 and f"error: cannot pull {NAME}:never" in pull.stderr

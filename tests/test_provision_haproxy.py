@@ -143,25 +143,28 @@ def gateway(tmp_path_factory):
         gateway.stop()
 
 
+def configuration(folder, **settings):
+    """What the step would write, with an example of the gateway's address."""
+    environment = os.environ | {"CACHE_DIR": str(folder)} | settings
+    shown = subprocess.run(
+        [PROVISION / "all.sh", "--dry-run", "--only", "haproxy"], capture_output=True, text=True, env=environment
+    )
+    assert shown.returncode == 0, shown.stderr
+    return re.search(r"haproxy\.cfg' <<'CONTENT'\n(.*?)\nCONTENT\n", shown.stdout, re.DOTALL)[1] + "\n"
+
+
 @pytest.fixture(scope="module")
 def haproxy(tmp_path_factory, gateway):
     """HAProxy with provision/haproxy.cfg as it is; only the parts that need its Debian service are left out."""
     # HAProxy shares its port with another one that is still there, and would get half of the requests.
     assert not listens("127.0.0.1", PORT), f"port {PORT} is taken"
     folder = tmp_path_factory.mktemp("haproxy")
-    text = (PROVISION / "haproxy.cfg").read_text()
-    for word, value in {
-        "BIND_ADDRESS": "127.0.0.1",
-        "PORT_KSERVE": str(PORT),
-        "GATEWAY": GATEWAY,
-        "MAX_BODY_BYTES": str(LIMIT),
-    }.items():
-        text = text.replace(word, value)
-    text = re.sub(r"^    (log /dev/log|user |group |stats socket).*\n", "", text, flags=re.MULTILINE)
-    (folder / "haproxy.cfg").write_text(text)
-    process = subprocess.Popen(
-        ["haproxy", "-db", "-f", folder / "haproxy.cfg"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+    text = configuration(folder, PORT_KSERVE=str(PORT)).replace("172.18.255.200", GATEWAY)
+    text = re.sub(r"^    (user |group |stats socket).*\n", "", text, flags=re.MULTILINE)
+    (folder / "haproxy.cfg").write_text(text.replace("log /dev/log local0", "log stdout format raw local0"))
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(["haproxy", "-db", "-f", folder / "haproxy.cfg"], stdout=log, stderr=log)
+    process.log = folder / "log"
     try:
         wait_until(lambda: listens("127.0.0.1", PORT), "HAProxy")
         wait_until(lambda: ask().status_code == 200, "healthy gateway")
@@ -181,15 +184,7 @@ def ask(host=HOST, **options):
 
 
 def test_configuration_is_accepted_as_it_is(tmp_path):
-    text = (PROVISION / "haproxy.cfg").read_text()
-    for word, value in {
-        "BIND_ADDRESS": "127.0.0.1",
-        "PORT_KSERVE": "30300",
-        "GATEWAY": "172.18.255.200",
-        "MAX_BODY_BYTES": str(LIMIT),
-    }.items():
-        text = text.replace(word, value)
-    (tmp_path / "haproxy.cfg").write_text(text)
+    (tmp_path / "haproxy.cfg").write_text(configuration(tmp_path))
     check = subprocess.run(["haproxy", "-c", "-f", tmp_path / "haproxy.cfg"], capture_output=True, text=True)
     assert check.returncode == 0 and "WARNING" not in check.stdout + check.stderr, check.stderr
 
@@ -221,6 +216,14 @@ def test_body_up_to_the_limit_passes_and_a_larger_one_is_413_with_the_limit(hapr
 def test_body_of_unknown_length_is_411(haproxy):
     answer = ask(data=iter([b"{}"]))
     assert answer.status_code == 411 and "Content-Length" in answer.json()["error"]
+
+
+def test_request_that_failed_has_a_line_in_the_log_and_one_that_went_well_has_none(haproxy):
+    before = haproxy.log.read_text().count("/v1/models/")
+    assert ask().status_code == 200
+    assert ask(data=iter([b"{}"])).status_code == 411
+    wait_until(lambda: haproxy.log.read_text().count("/v1/models/") > before, "line in the log")
+    assert haproxy.log.read_text().count("/v1/models/") == before + 1
 
 
 def test_gateway_down_is_503_in_json_and_it_is_used_again_when_it_is_back(haproxy, gateway):

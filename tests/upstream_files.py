@@ -143,7 +143,8 @@ def definition(kind, plural, group):
         ---
         apiVersion: apiextensions.k8s.io/v1
         kind: CustomResourceDefinition
-        metadata: {{name: {plural}.{group}}}
+        metadata:
+          name: {plural}.{group}
         spec:
           group: {group}
           names: {{kind: {kind}, plural: {plural}}}

@@ -19,7 +19,7 @@ kustomization() {
 # Applies the manifest on standard input: replaces images by the image map, makes sure that the node has them, then
 # applies the resource types in it, and what may be of these types once the cluster knows them.
 apply() {
-  local manifest=$WORK/manifest.yaml reference
+  local manifest=$WORK/manifest.yaml reference types
   python3 "$PROVISION/manifests.py" map "${image_maps[@]}" >"$manifest"
   while read -r reference; do image "$reference" </dev/null; done < <(python3 "$PROVISION/manifests.py" images <"$manifest")
   [[ $MODE != mirror ]] || return 0
@@ -27,8 +27,9 @@ apply() {
   python3 "$PROVISION/manifests.py" objects <"$manifest" >"$WORK/objects.yaml"
   if [[ -s $WORK/types.yaml ]]; then
     apply_file "$WORK/types.yaml"
-    # kubectl looks at six types a second, and there are more than forty: 5 s are never enough once Istio is there.
-    wait_for 60 "the cluster to know the new resource types" kubectl wait crd --all --for=condition=Established --timeout=30s
+    mapfile -t types < <(sed -n 's|^  name: |crd/|p' "$WORK/types.yaml")
+    # kubectl looks at six types a second.
+    wait_for 60 "the cluster to know the new resource types" kubectl wait --for=condition=Established --timeout=30s "${types[@]}"
   fi
   [[ ! -s $WORK/objects.yaml ]] || apply_file "$WORK/objects.yaml"
 }

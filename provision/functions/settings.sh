@@ -14,17 +14,15 @@ while IFS='=' read -r key value; do
   [[ -z $key || $key == '#'* || -v $key ]] || export "$key=$value"
 done <"$PROVISION/versions.env"
 
-# As for any installer, everything is written below DESTDIR where that is set; the tests do so.
-DESTDIR=${DESTDIR:-}
 if [[ $EUID == 0 ]]; then
-  CACHE_DIR=${CACHE_DIR:-$DESTDIR/var/cache/mlops-poc}
+  CACHE_DIR=${CACHE_DIR:-/var/cache/mlops-poc}
 else
   CACHE_DIR=${CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/mlops-poc}
 fi
-STATE_DIR=$DESTDIR/var/lib/mlops-poc
+STATE_DIR=/var/lib/mlops-poc
 # The person who works here: their home gets kubeconfig, credentials and Python environment.
 PROVISION_USER=${PROVISION_USER:-${SUDO_USER:-$(id -un)}}
-USER_HOME=$DESTDIR$(getent passwd "$PROVISION_USER" | cut -d: -f6) ||
+USER_HOME=$(getent passwd "$PROVISION_USER" | cut -d: -f6) ||
   {
     echo "error: PROVISION_USER is \"$PROVISION_USER\", and there is no such user" >&2
     exit 2
@@ -34,7 +32,7 @@ NODE=$CLUSTER_NAME-control-plane
 # A kubeconfig of our own: an unrelated ~/.kube/config of root is never touched.
 export KUBECONFIG=$STATE_DIR/kubeconfig
 
-INSTALL_DIR=$DESTDIR/usr/local/bin
+INSTALL_DIR=/usr/local/bin
 case $MODE in
   run) BIN_DIR=$INSTALL_DIR FILES=$CACHE_DIR/files ;;
   dry-run) BIN_DIR=$CACHE_DIR/bin FILES=$CACHE_DIR/files ;;
