@@ -112,6 +112,7 @@ class TextClustering(kserve.Model):
         self.predictor = None
         if not arguments.model_path:
             self.predictor = Predictor(predictor_config, self.name, self.clusters, self.lsa.dimensions)
+        self.metrics.show_ready(lambda: not (self.predictor and self.predictor.not_ready))
         # One thread: where all hold Python's lock, more of them would only take turns with the event loop more often.
         self.large_batches = ThreadPoolExecutor(1, "large-batches")
         self.ready = True

@@ -4,6 +4,7 @@ The rules in provision/prometheus/drift.yml hold the one against the other. No m
 """
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 import prometheus_client
@@ -20,6 +21,7 @@ SIMILARITY = prometheus_client.Histogram(
     [*MODEL, "cluster"],
     buckets=[0.1, 0.3, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95],
 )
+READY = prometheus_client.Gauge("textclustering_ready", "1 if the model should get requests, else 0", MODEL)
 TRAINED_SHARE = prometheus_client.Gauge(
     "textclustering_trained_share",
     "Share of each cluster in the documents of the training, -1: no known term",
@@ -40,7 +42,7 @@ class Metrics:
     """The metrics of one model; clusters and summary are None where nothing describes them."""
 
     def __init__(self, model_name: str, version: str, clusters: Clusters | None, summary: dict | None):
-        model = (model_name, version)
+        self.model = model = (model_name, version)
         self.clusters = clusters
         self.documents_of = functools.cache(lambda number: DOCUMENTS.labels(*model, number))
         self.similarity_of = functools.cache(lambda number: SIMILARITY.labels(*model, number))
@@ -49,6 +51,9 @@ class Metrics:
             # Counters that are there from the start: Prometheus does not see a first document that brings its counter.
             for number in [NO_CLUSTER, *clusters.described]:
                 self.documents_of(number)
+
+    def show_ready(self, is_ready: Callable[[], bool]):
+        READY.labels(*self.model).set_function(is_ready)
 
     def observe(self, vectors: list[np.ndarray | None], numbers: list[int]):
         """Count the documents of each cluster and how near they are to it; a vector is None without a known term."""

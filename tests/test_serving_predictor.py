@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import re
 import signal
 import threading
 import time
@@ -60,14 +61,24 @@ def test_predictor_in_trouble_is_said_and_recovered_from(artefacts, model_dir, o
         while readiness(service) != [False] * 5:
             assert time.monotonic() < deadline, readiness(service)
             time.sleep(0.1)
+        assert figure(service, "textclustering_ready") == 0
 
         stop(predictor)
         predictor = wait_until_ready(start("tests/sklearn_predictor.py", "--model_dir", model_dir, **ports))
         eventually_predicts(service, [cluster])
         assert readiness(service) == [True] * 5
+        assert figure(service, "textclustering_ready") == 1
+        # The rule of errors on the platform counts them so: steps that were begun, and answers that were made.
+        begun, answered = (figure(service, f"request_{step}_seconds_count") for step in ("predict", "postprocess"))
+        status, _ = service.post("predict", {"instances": [5]})
+        assert status == 400 and figure(service, "request_predict_seconds_count") == begun > answered > 0
         assert "Traceback" not in log_of(service)
     finally:
         stop(service), stop(predictor)
+
+
+def figure(service, metric: str) -> float:
+    return float(re.search(rf"^{metric}{{.*}} (\S+)$", service.metrics(), re.MULTILINE)[1])
 
 
 def readiness(service) -> list[bool]:
