@@ -34,9 +34,7 @@ import json
 import logging
 import os
 import signal
-import ssl
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -45,24 +43,16 @@ if __name__ == "__main__":
 import coloredlogs
 
 import manifests
-from artefacts import (
-    ArtefactError,
-    check_file,
-    check_scikit_learn,
-    check_together,
-    predictor_scikit_learn,
-    read_summary,
-    sha256,
-)
+from artefacts import ArtefactError
 from deployed_service import DeployedService, in_words
 from diagnosis import explain, is_ready, revision_of
 from failure import BadInput, Failure
 from gateway import NoAnswer, ask, check_answers, curl, questions
 from kubectl import Kubectl
-from model_store import ModelStore, Version, region
+from model_store import ModelStore, read_version, region
 from naming_rules import check_names
-from rollout import give_share, return_to_previous, roll_out
-from store_credentials import aws_session, delete_service_user, find_keys, service_keys
+from rollout import give_share, next_attempt, return_to_previous, roll_out
+from store_credentials import aws_session, check_authority, delete_service_user, find_keys, service_keys
 
 log = logging.getLogger("deploy_service")
 
@@ -179,14 +169,6 @@ def settings(options):
     )
 
 
-def check_store_ca(path):
-    """Raises BadInput unless it is a file of certificates."""
-    try:
-        ssl.create_default_context(cafile=path)
-    except (OSError, ssl.SSLError) as error:
-        raise BadInput(f"--store-ca {path} (or AWS_CA_BUNDLE) is no file of certificates in PEM: {error}") from None
-
-
 def store_of(options):
     session = aws_session()
     keys = find_keys(session, options.access_key, options.secret_key)
@@ -201,7 +183,7 @@ def service_of(options):
 
 
 def deploy(options):
-    version = check_version(options.model_path, options.transformer_path)
+    version = read_version(options.model_path, options.transformer_path)
     log.info("Using model %s from %s, version %s", options.model_name, options.model_path, version.name)
     if options.dry_run:
         return print(manifests.as_yaml_without_keys(settings(options), version.name), end="")
@@ -248,21 +230,6 @@ def check_way(view, name, collocate):
         )
 
 
-def next_attempt(view, settings, content):
-    """The content, so marked that new pods come of it where those of the last attempt were taken out."""
-    newest = view.revisions.get(view.newest("predictor"))
-    attempt = manifests.annotation(newest, manifests.ATTEMPT_ANNOTATION)
-    tried = content._replace(attempt=attempt)
-    if manifests.signature(newest) != manifests.signature(
-        manifests.inference_service(settings, tried)["spec"]["predictor"]
-    ):
-        return content
-    components = [view.revisions.get(view.newest(name)) for name in view.components]
-    if any(manifests.annotation(revision, manifests.WITHDRAWN_ANNOTATION) for revision in components):
-        return content._replace(attempt=datetime.now(UTC).isoformat(timespec="seconds"))
-    return tried
-
-
 def say_not_waiting(options, before):
     log.info(
         "Not waiting: kubectl get inferenceservice %s -n %s tells when it is ready",
@@ -271,28 +238,6 @@ def say_not_waiting(options, before):
     )
     if before.on_knative and before.serving():
         log.info("It gets no requests yet: run this again without --no-wait, and they are given to it")
-
-
-def check_version(model_path, transformer_path):
-    """The files of a training run as a Version.
-
-    Raises:
-        ArtefactError: they do not belong together, or do not fit the predictor image.
-    """
-    for path in (model_path, transformer_path):
-        check_file(path)
-    clusters_path = model_path.with_name("clusters.json")
-    summary = read_summary(clusters_path)
-    digests = check_together(summary, model_path, transformer_path)
-    check_scikit_learn(summary, predictor_scikit_learn(), "KServe's predictor has")
-    return Version(
-        summary,
-        {
-            "model/model.joblib": (model_path, digests["model.joblib"]),
-            "transformer/transformer.joblib": (transformer_path, digests["transformer.joblib"]),
-            "transformer/clusters.json": (clusters_path, sha256(clusters_path)),
-        },
-    )
 
 
 def check_canary(view, name, version):
@@ -437,7 +382,7 @@ def main(argv=None):
     try:
         check_names(vars(options))
         if options.store_ca:
-            check_store_ca(options.store_ca)
+            check_authority(options.store_ca)
         action(options)
     except ArtefactError as error:
         log.error("%s", error)

@@ -25,8 +25,12 @@ class NoAnswer(Failure):
 
 
 def questions(clusters):
-    """A text for each cluster, by its number: its top terms."""
-    return {cluster["cluster"]: " ".join(term for term, _ in cluster["terms"][:10]) for cluster in clusters}
+    """A text for each cluster, by its number: its top terms. A cluster that no document fell into has none."""
+    return {
+        cluster["cluster"]: " ".join(term for term, _ in cluster["terms"][:10])
+        for cluster in clusters
+        if cluster["terms"]
+    }
 
 
 def ask(ingress, host, name, texts, timeout):

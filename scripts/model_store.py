@@ -20,7 +20,16 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, SSLError
 from tqdm import tqdm
 
-from artefacts import version_name, version_record
+from artefacts import (
+    check_file,
+    check_scikit_learn,
+    check_together,
+    predictor_scikit_learn,
+    read_summary,
+    sha256,
+    version_name,
+    version_record,
+)
 from failure import Failure
 
 # What stores say that know no versions, and of a bucket that is not there.
@@ -38,6 +47,28 @@ class Version(NamedTuple):
     @property
     def name(self):
         return version_name([digest for _, digest in self.files.values()])
+
+
+def read_version(model_path, transformer_path):
+    """The files of a training run as a Version.
+
+    Raises:
+        ArtefactError: they do not belong together, or do not fit the predictor image.
+    """
+    for path in (model_path, transformer_path):
+        check_file(path)
+    clusters_path = model_path.with_name("clusters.json")
+    summary = read_summary(clusters_path)
+    digests = check_together(summary, model_path, transformer_path)
+    check_scikit_learn(summary, predictor_scikit_learn(), "KServe's predictor has")
+    return Version(
+        summary,
+        {
+            "model/model.joblib": (model_path, digests["model.joblib"]),
+            "transformer/transformer.joblib": (transformer_path, digests["transformer.joblib"]),
+            "transformer/clusters.json": (clusters_path, sha256(clusters_path)),
+        },
+    )
 
 
 class ModelStore:

@@ -10,12 +10,20 @@ requests to a component's revision as soon as it is ready. So
 """
 
 import logging
+from datetime import UTC, datetime
 
 from deployed_service import in_words
 from diagnosis import refusal, unmet_conditions
 from failure import Failure
 from gateway import WrongAnswer
-from manifests import WITHDRAWN_ANNOTATION, pin_transformer, signature
+from manifests import (
+    ATTEMPT_ANNOTATION,
+    WITHDRAWN_ANNOTATION,
+    annotation,
+    inference_service,
+    pin_transformer,
+    signature,
+)
 from waiting import (
     NotReady,
     poll,
@@ -57,6 +65,19 @@ def roll_out(deployed, before, service, canary, wait, timeout, check):
         withdraw(deployed, spec, before)
         raise
     return give_share(deployed, canary, served, timeout)
+
+
+def next_attempt(view, settings, content):
+    """The content, so marked that new pods come of it where those of the last attempt were taken out."""
+    newest = view.revisions.get(view.newest("predictor"))
+    attempt = annotation(newest, ATTEMPT_ANNOTATION)
+    tried = content._replace(attempt=attempt)
+    if signature(newest) != signature(inference_service(settings, tried)["spec"]["predictor"]):
+        return content
+    components = [view.revisions.get(view.newest(name)) for name in view.components]
+    if any(annotation(revision, WITHDRAWN_ANNOTATION) for revision in components):
+        return content._replace(attempt=datetime.now(UTC).isoformat(timespec="seconds"))
+    return tried
 
 
 def has_all_requests(view, spec):

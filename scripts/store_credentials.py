@@ -9,6 +9,7 @@ network or of TLS is no such answer, and ends the deployment.
 import logging
 import os
 import secrets
+import ssl
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -52,6 +53,14 @@ def find_keys(session, access_key=None, secret_key=None):
         return Keys("minio", "minio123", None, "of the development machine")
     source = "in AWS_ACCESS_KEY_ID" if found.method == "env" else "of the AWS profile"
     return Keys(found.access_key, found.secret_key, found.token, source)
+
+
+def check_authority(path):
+    """Raises BadInput unless it is a file of certificates."""
+    try:
+        ssl.create_default_context(cafile=path)
+    except (OSError, ssl.SSLError) as error:
+        raise BadInput(f"--store-ca {path} (or AWS_CA_BUNDLE) is no file of certificates in PEM: {error}") from None
 
 
 def service_keys(store, model_name, current, share):

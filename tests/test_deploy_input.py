@@ -18,6 +18,7 @@ from deploy_fixtures import (
     check_names,
     deploy_process,
     deploy_service,
+    read_version,
     train,
 )
 from stub_kubernetes import StubKubernetes
@@ -149,7 +150,7 @@ def test_bad_artefacts_are_refused(case, tmp_path):
     directory = train(tmp_path / "artefacts")
     spoil(directory)
     with pytest.raises(ArtefactError, match=expected) as refused:
-        deploy_service.check_version(directory / "model.joblib", directory / "transformer.joblib")
+        read_version(directory / "model.joblib", directory / "transformer.joblib")
     assert "\n" not in str(refused.value)
 
 
@@ -164,7 +165,7 @@ def test_bad_artefacts_touch_neither_store_nor_cluster(deploy, cluster, store, t
 
 def test_the_version_is_that_of_the_content_of_the_three_files(tmp_path, training_runs):
     def version(directory):
-        return deploy_service.check_version(directory / "model.joblib", directory / "transformer.joblib").name
+        return read_version(directory / "model.joblib", directory / "transformer.joblib").name
 
     shutil.copytree(training_runs[0], tmp_path / "copy")
     assert version(tmp_path / "copy") == version(training_runs[0]) != version(training_runs[1])
