@@ -213,6 +213,8 @@ def transformer_container(settings, uri):
         # More than one worker breaks a KServe transformer: it scales by replicas.
         "args": ["--model_name", settings.name, "--predictor_protocol", "v1", "--workers", "1"],
         "env": [{"name": "STORAGE_URI", "value": uri}],
+        # The port opens before the transformer knows that the predictor has the model of its own training run.
+        "readinessProbe": {"httpGet": {"path": "/v2/health/ready", "port": 8080}, "timeoutSeconds": 5},
         **locked_down(settings.resources),
     }
 
