@@ -11,6 +11,7 @@ from distributed import Client
 from distributed.client import FutureCancelledError
 from distributed.comm.core import CommClosedError
 from joblib import Parallel, delayed, parallel_config
+from joblib._dask import DaskDistributedBackend
 
 import assigner as assigner_module
 from assigner import Assigner
@@ -21,6 +22,11 @@ WORKERS_SECONDS = 60
 SAME_VERSIONS = ("scikit-learn", "numpy", "scipy", "joblib")
 
 log = logging.getLogger("text_clustering")
+
+
+class Backend(DaskDistributedBackend):
+    def effective_n_jobs(self, n_jobs: int) -> int:
+        return max(super().effective_n_jobs(n_jobs), 2)  # one job joblib would run here, instead of on the cluster
 
 
 def run_on_dask(address: str, assigner: Assigner, method: str, tasks: Callable[..., Iterator]) -> Iterator:
@@ -35,7 +41,8 @@ def run_on_dask(address: str, assigner: Assigner, method: str, tasks: Callable[.
         ClusterError: the scheduler is not there or goes away, or a worker does not fit.
     """
     cloudpickle.register_pickle_by_value(assigner_module)
-    logging.getLogger("distributed").setLevel(logging.CRITICAL + 1)  # it logs a traceback for what is said here
+    for name in ("distributed", "distributed.client"):  # they log a traceback of what is said here in a line
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     try:
         with Client(address, timeout=CONNECT_SECONDS, set_as_default=False) as client:
             client.wait_for_workers(1, timeout=WORKERS_SECONDS)
@@ -44,7 +51,7 @@ def run_on_dask(address: str, assigner: Assigner, method: str, tasks: Callable[.
             # A task that unpickles it, rather than scattered data: the scheduler can have it made again elsewhere, where
             # a worker that dies while it gets scattered data stops everything.
             model = client.submit(cloudpickle.loads, cloudpickle.dumps(assigner), pure=False)
-            with parallel_config("dask", client=client):
+            with parallel_config(Backend(client=client)):
                 parallel = Parallel(return_as="generator", batch_size=1, pre_dispatch="2 * n_jobs")
             for result in parallel(tasks(lambda documents: delayed(operator.methodcaller(method, documents))(model))):
                 if isinstance(result, BaseException):  # what was under way when the scheduler was lost
