@@ -5,14 +5,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from documents import CorpusError, shorten
 from failure import Failure
-from store_credentials import find_keys
+from model_store import is_loopback
+from store_credentials import aws_session, find_keys
 
 
 class Bucket:
@@ -31,19 +31,25 @@ class Bucket:
 
     def __enter__(self):
         try:
-            keys = find_keys()
+            session = aws_session()
+            keys = find_keys(session)
         except Failure as error:
             raise CorpusError(f"{self.address} cannot be read: {error}.") from error
         self.downloads = tempfile.TemporaryDirectory(prefix="text_clustering-")
-        self.s3 = boto3.client(
+        self.s3 = session.client(
             "s3",
             endpoint_url=self.endpoint,
-            region_name=boto3.Session().region_name or "us-east-1",
+            region_name=session.region_name or "us-east-1",
             aws_access_key_id=keys.access_key,
             aws_secret_access_key=keys.secret_key,
             aws_session_token=keys.token,
             config=Config(
-                connect_timeout=5, read_timeout=60, s3={"addressing_style": "path"}, retries={"mode": "standard"}
+                connect_timeout=5,
+                read_timeout=60,
+                s3={"addressing_style": "path"},
+                retries={"mode": "standard"},
+                response_checksum_validation="when_required",  # not every store knows them
+                proxies={} if is_loopback(self.endpoint) else None,
             ),
         )
         return self
