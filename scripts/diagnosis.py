@@ -154,11 +154,15 @@ def troubles(pod):
 
 
 def ending(terminated):
-    """How a container ended: OOMKilled stands here, while it is in CrashLoopBackOff."""
+    """How a container ended: OOMKilled stands here, while it is in CrashLoopBackOff.
+
+    The message may be the whole of its log, which Knative asks for: the last line says why.
+    """
     if not terminated:
         return ""
-    words = (terminated.get("reason"), f"exit status {terminated.get('exitCode')}", terminated.get("message"))
-    return "(" + ", ".join(word.strip() for word in words if word) + ")"
+    last_line = (terminated.get("message") or "").strip().rpartition("\n")[2]
+    words = (terminated.get("reason"), f"exit status {terminated.get('exitCode')}", last_line)
+    return "(" + ", ".join(word for word in words if word) + ")"
 
 
 def last_log_lines(kubectl, pod, container, count=10):

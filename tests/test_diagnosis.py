@@ -48,6 +48,13 @@ def test_out_of_memory_is_said_in_crash_loop_back_off():
     assert "raise --memory-limit" in advise(f"{kind} {message}", "")[0]
 
 
+def test_of_a_log_that_stands_for_the_reason_the_last_line_is_told():
+    log = "usage: __main__.py [-h]\n  [--http_port HTTP_PORT]\n__main__.py: error: --model_dir is required\n"
+    ended = {"reason": "Error", "exitCode": 2, "message": log}
+    [(_, _, message)] = troubles(pod(waiting("CrashLoopBackOff", "back-off 40s", ended)))
+    assert message == "back-off 40s (Error, exit status 2, __main__.py: error: --model_dir is required)"
+
+
 def test_a_pod_that_got_its_room_is_not_said_to_lack_it():
     event = "FailedScheduling: 0/1 nodes are available: 1 Insufficient cpu."
     assert is_over(event, pod()) and not is_over(event, pod(scheduled="False"))
