@@ -54,10 +54,7 @@ class View(NamedTuple):
         return self.status.get("components", {}).get(name, {})
 
     def condition(self, kind):
-        return next(
-            (found for found in self.status.get("conditions", []) if found["type"] == kind),
-            {"type": kind, "status": "Unknown"},
-        )
+        return condition_of(self.service, kind)
 
     def shares(self, component):
         """Share of a component's requests by revision, in percent."""
@@ -99,6 +96,12 @@ class View(NamedTuple):
         """(status, revision names) of the Route to the version that stands by; ({}, []) without one."""
         route = self.routes.get(standby_name(self.service["metadata"]["name"]), {}) if self.service else {}
         return route.get("status", {}), [target["revisionName"] for target in route.get("spec", {}).get("traffic", [])]
+
+
+def condition_of(item, kind):
+    """A condition of an object's status; of status Unknown where it has none."""
+    conditions = (item or {}).get("status", {}).get("conditions", [])
+    return next((found for found in conditions if found["type"] == kind), {"type": kind, "status": "Unknown"})
 
 
 def in_words(shares):

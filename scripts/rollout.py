@@ -148,7 +148,8 @@ def withdraw(deployed, spec, before):
     the requests that queue for them would make more.
     """
     view = deployed.look()
-    used = {revision for name in view.components for revision in view.shares(name)}
+    # A predictor has its requests from a transformer: where that serves nobody, it does not either.
+    used = {revision for name in view.components for revision in view.shares(name) if view.shares(view.front)}
     failed = [
         view.newest(name) for name in spec if signature(view.revisions.get(view.newest(name))) == signature(spec[name])
     ]

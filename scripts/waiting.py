@@ -3,7 +3,7 @@
 import logging
 import time
 
-from deployed_service import in_words
+from deployed_service import condition_of, in_words
 from diagnosis import explain, is_ready, is_stuck, pods_of, reason, refusal, unmet_conditions
 from failure import Failure
 from manifests import signature
@@ -91,13 +91,16 @@ def readiness(view, spec):
             created = status.get("latestCreatedRevision")
             current = signature(view.revisions.get(created)) == signature(spec[name])
             ready = current and status.get("latestReadyRevision") == created
+            # The component's own condition may still tell of the revision before, or of a route without any.
+            own = condition_of(view.revisions.get(created), "Ready")
         else:
+            own = condition
             current, ready = True, any(is_ready(pod) for pod in view.pods if signature(pod) == signature(spec[name]))
         refused = condition.get("reason") == "ReconcileFailed"
         if ready and condition["status"] == "True":
             states[name] = "ready"
-        elif (current or refused) and condition["status"] == "False":
-            states[name] = f"failed, {reason(condition)}"
+        elif refused or (current and own["status"] == "False"):
+            states[name] = f"failed, {reason(condition if refused else own)}"
         else:
             states[name] = ", ".join(filter(None, ("starting", reason(condition) if current else "")))
     ingress = view.condition("IngressReady")

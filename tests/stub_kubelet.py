@@ -70,6 +70,18 @@ class StubKubelet:
             return
         with contextlib.suppress(kubernetes.client.ApiException):  # deleted meanwhile
             self.core.patch_namespaced_pod_status(f"{pod.name}-deployment", pod.namespace, {"status": pod_status(pod)})
+            if self.mode == "Knative":
+                ready = {"type": "Ready", "status": "False" if pod.failure else "True", "reason": "", "message": ""}
+                if pod.failure:
+                    ready |= {"reason": pod.failure[1], "message": pod.failure[2]}
+                self.custom.patch_namespaced_custom_object_status(
+                    "serving.knative.dev",
+                    "v1",
+                    pod.namespace,
+                    "revisions",
+                    pod.name,
+                    {"status": {"conditions": [ready]}},
+                )
         for container, text in pod.logs.items():
             self.logs[(pod.namespace, f"{pod.name}-deployment", container)] = text
         pod.ready = pod.failure is None

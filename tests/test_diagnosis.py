@@ -5,6 +5,7 @@ import pytest
 from deploy_fixtures import *  # noqa: F403 - fixtures
 from deployed_service import View
 from diagnosis import advise, is_over, is_stuck, refusal, troubles
+from waiting import readiness
 
 
 def pod(container=None, scheduled="True", **status):
@@ -100,6 +101,25 @@ def test_one_piece_of_advice_for_each_cause(said, advice):
 def test_the_log_of_a_container_says_what_is_wrong_with_the_store(logged, advice):
     given = advise("CrashLoopBackOff back-off 10s restarting failed container", logged)
     assert len(given) == 1 and advice in given[0]
+
+
+def test_a_new_revision_has_not_failed_because_the_one_before_did():
+    """As Knative has it after a first revision that failed: the route still says that there is none."""
+    spec = {"predictor": {"annotations": {"mlops-poc/spec-sha256": "new"}}}
+    service = {
+        "spec": spec,
+        "status": {
+            "deploymentMode": "Knative",
+            "components": {"predictor": {"latestCreatedRevision": "p-00002"}},
+            "conditions": [{"type": "PredictorReady", "status": "False", "message": "no ready Revision"}],
+        },
+    }
+    own = {"type": "Ready", "status": "Unknown"}
+    revision = {"metadata": spec["predictor"], "status": {"conditions": [own]}}
+    view = View(service, {"p-00002": revision}, {}, [])
+    assert readiness(view, spec)["predictor"].startswith("starting")
+    own |= {"status": "False", "message": "it crashes"}
+    assert readiness(view, spec)["predictor"] == "failed, it crashes"
 
 
 def test_a_missing_runtime_is_a_refusal():
