@@ -24,14 +24,24 @@ clusters.json holds
         terms       [[term, weight], ...], the heaviest first
         titles      of its most central documents
         centroid    in the space of the transformer, a number a dimension
+        name        what a person calls it (name_clusters.py); optional
+        continues   where it continues a cluster of an earlier model, of the same number: size of that; kept, the share
+                    of its documents that are here; lost, the shares that are in others; gained, the shares of the
+                    documents here that were in others; by number
         share       of the documents with a known term, had the model not seen them (baseline.py)
         similarity  of these to the centroid: cosine by quantile, "0.05", "0.25", "0.5", "0.75" and "0.95"
     baseline    what else a service is held against: unknown, the share of the documents without a known term;
                 similarity, the same quantiles over all clusters
+    agreement_of_halves  {} or, where the number of clusters was chosen, the agreement by number (cluster_count.py)
+    lineage     {} or, of a model trained --like an earlier one: earlier, its version, created and dataset; versions,
+                its and those that it continues; documents, how many both assign; agreement, the share of them that
+                keep their number; next_number, which none has used yet; new, the numbers of clusters that continue
+                none, with the shares of their documents by old number; gone, old numbers with size, name and terms,
+                and the shares of their documents by new number (lineage.py)
 
 version.json lies beside the three files of a version in the store. It is written last, and without it the version does
 not count. It holds format, version, uploaded (ISO 8601 in UTC), sha256 by key below the version's prefix, and created,
-dataset, metrics and versions of clusters.json.
+dataset, metrics, versions and lineage of clusters.json.
 """
 
 import contextlib
@@ -97,15 +107,26 @@ def save(output_dir: Path, model, pipeline, summary: dict, texts: dict | None = 
     """
     import joblib
 
-    output_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output_dir, prefix=".text_clustering-") as folder:
-        folder = Path(folder)
+    with replacement(output_dir) as folder:
         joblib.dump(model, folder / MODEL_FILE)
         joblib.dump(pipeline, folder / TRANSFORMER_FILE)
         summary = summary | {"sha256": {name: sha256(folder / name) for name in (MODEL_FILE, TRANSFORMER_FILE)}}
-        texts = {CLUSTERS_FILE: json.dumps(summary, indent=2, ensure_ascii=False), **(texts or {})}
+        texts = {CLUSTERS_FILE: as_json(summary), **(texts or {})}
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8", errors="replace")
+
+
+def as_json(summary: dict) -> str:
+    return json.dumps(summary, indent=2, ensure_ascii=False)
+
+
+@contextlib.contextmanager
+def replacement(output_dir: Path):
+    """A new folder, whose files in the end replace their namesakes in another: all, or none after an error."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output_dir, prefix=".text_clustering-") as folder:
+        folder = Path(folder)
+        yield folder
         for path in folder.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
@@ -279,7 +300,7 @@ def version_record(version: str, summary: dict, sha256_by_key: dict) -> dict:
         "format": FORMAT,
         "version": version,
         "uploaded": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        **{name: summary.get(name) for name in ("created", "dataset", "metrics", "versions")},
+        **{name: summary.get(name) for name in ("created", "dataset", "metrics", "versions", "lineage")},
         "sha256": sha256_by_key,
     }
 

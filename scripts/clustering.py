@@ -4,7 +4,6 @@ What is stored are three stock objects: TF-IDF, a TruncatedSVD whose components 
 """
 
 import logging
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +23,7 @@ SURVIVORS = 8
 CROSSINGS = 24
 REFINEMENTS = 3
 SIZE_BIAS = 0.1
+CANDIDATES = 30
 
 log = logging.getLogger("text_clustering")
 
@@ -35,7 +35,7 @@ def fit_clusters(
     minibatch: bool,
     seed: int,
     verbose: bool,
-    starts: Sequence[np.ndarray] = (),
+    start: np.ndarray | None = None,
 ) -> tuple[TruncatedSVD, KMeans, np.ndarray, csr_matrix]:
     """Fit LSA and k-means, and turn the LSA space so that it shows the clusters best. No label takes part.
 
@@ -48,7 +48,8 @@ def fit_clusters(
     Args:
         weights: TF-IDF, unit rows of shape (documents, terms).
         lsa: dimensions of the LSA space, fewer than documents and terms.
-        starts: the cluster of each document, -1 for none, as other models see it: further attempts begin with them.
+        start: the cluster of each document, -1 for none, as an earlier model sees it. Its clusters correct themselves,
+            and only those that it lacks are looked for: new attempts would be no better, and other clusters.
 
     Returns:
         The SVD with its turned components, shape (clusters, terms); the k-means model; the vectors that it was trained
@@ -59,12 +60,14 @@ def fit_clusters(
     # next to nothing, which no list of stop words does as well in long texts. Where one topic is most of the corpus, its
     # own words are the frequent ones.
     squared = squared_idf_factors(weights)
-    views = [look(weights @ diags(idf), lsa, clusters, seed, starts, generator) for idf in (squared**0, squared)]
+    views = [look(weights @ diags(idf), lsa, clusters, seed, start, generator) for idf in (squared**0, squared)]
     light = weights.astype(np.float32)
     view = max(views, key=lambda view: max(log_likelihood(light, labels) for _, labels in view.attempts[:4]))
     log.info("TF-IDF with %s idf explains the documents better", "squared" if view is views[1] else "plain")
 
-    survivors = cross(view.lsa_vectors, view.attempts, clusters, generator)
+    survivors = [labels for _, labels in view.attempts]
+    if start is None:
+        survivors = cross(view.lsa_vectors, view.attempts, clusters, generator)
     survivors = [naive_bayes_labels(view.weights, labels, rounds=2) for labels in survivors]
     labels = max(survivors, key=lambda labels: log_likelihood(view.weights, labels))
     labels = self_train(view.weights, labels, clusters, generator)
@@ -74,14 +77,20 @@ def fit_clusters(
     svd = view.svd
     svd.components_ = (directions.T * (squared if view is views[1] else 1)).astype(weights.dtype)
     vectors = normalize(svd.transform(weights))
-    start = sums(vectors, labels, clusters) / np.bincount(labels, minlength=clusters).clip(1)[:, np.newaxis]
+    centroids = sums(vectors, labels, clusters) / np.bincount(labels, minlength=clusters).clip(1)[:, np.newaxis]
     if minibatch:
         # The start is good already: nothing is gained by moving a small cluster to a random document.
         model = MiniBatchKMeans(
-            clusters, init=start, n_init=1, batch_size=2_048, reassignment_ratio=0, random_state=seed, verbose=verbose
+            clusters,
+            init=centroids,
+            n_init=1,
+            batch_size=2_048,
+            reassignment_ratio=0,
+            random_state=seed,
+            verbose=verbose,
         )
     else:
-        model = KMeans(clusters, init=start, n_init=1, random_state=seed, verbose=verbose)
+        model = KMeans(clusters, init=centroids, n_init=1, random_state=seed, verbose=verbose)
     return svd, model.fit(vectors), vectors, view.weights
 
 
@@ -106,29 +115,59 @@ def look(
     lsa: int,
     clusters: int,
     seed: int,
-    starts: Sequence[np.ndarray],
+    start: np.ndarray | None,
     generator: np.random.Generator,
 ) -> View:
-    """Fit LSA and attempt k-means from many starts."""
+    """Fit LSA and attempt k-means from many starts, or from the one that there is."""
     weights = normalize(weights).astype(np.float32)  # half the time and the memory of float64
     svd = TruncatedSVD(lsa, n_iter=3, random_state=seed)
     lsa_vectors = normalize(svd.fit_transform(weights))
-    scatter = factorised_scatter(lsa_vectors)
+    if start is None:
+        number_of_attempts = max(ATTEMPTS, min(ATTEMPTS_OF_A_SMALL_CORPUS, 200_000 // len(lsa_vectors)))
+        attempts = search(lsa_vectors, clusters, number_of_attempts, generator)
+    else:
+        attempts = complete(lsa_vectors, start, clusters, generator)
+    log.info("k-means, %d attempts: tightness %.4f", len(attempts), attempts[0][0])
+    attempts = attempts[:SURVIVORS]
+    return View(weights, svd, lsa_vectors, attempts)
 
-    attempts = [
-        refine(lsa_vectors, scatter, assign(lsa_vectors, sums(lsa_vectors, start, clusters)), clusters)
-        for start in starts
-    ]
-    number_of_attempts = max(ATTEMPTS, min(ATTEMPTS_OF_A_SMALL_CORPUS, 200_000 // len(lsa_vectors)))
+
+def search(
+    lsa_vectors: np.ndarray, clusters: int, number_of_attempts: int, generator: np.random.Generator
+) -> list[tuple[float, np.ndarray]]:
+    """Attempt k-means; returns tightness and the cluster of each document, the tightest first."""
+    scatter, attempts = factorised_scatter(lsa_vectors), []
     for number in range(number_of_attempts):
         # The leading dimensions alone make a better start: the others are mostly noise to k-means.
         leading = normalize(lsa_vectors[:, : clusters * (2 + number % 2)])
         centroids, _ = kmeans_plusplus(leading, clusters, random_state=int(generator.integers(2**31)))
         labels = spherical_k_means(leading, assign(leading, centroids), clusters)
         attempts.append(refine(lsa_vectors, scatter, labels, clusters))
-    attempts = sorted(attempts, key=lambda pair: -pair[0])[:SURVIVORS]
-    log.info("k-means, %d attempts: tightness %.4f", number_of_attempts, attempts[0][0])
-    return View(weights, svd, lsa_vectors, attempts)
+    return sorted(attempts, key=lambda pair: -pair[0])
+
+
+def complete(
+    lsa_vectors: np.ndarray, start: np.ndarray, clusters: int, generator: np.random.Generator
+) -> list[tuple[float, np.ndarray]]:
+    """Begin with the clusters of a start, and look for those that it lacks; returns what search returns."""
+    scatter, leading, attempts = factorised_scatter(lsa_vectors), normalize(lsa_vectors[:, : clusters * 2]), []
+    known = start.max() + 1
+    for _ in range(ATTEMPTS if known < clusters else 1):
+        centroids = normalize(sums(leading, start, known))
+        for _ in range(clusters - known):
+            centroids = np.vstack([centroids, farthest(leading, centroids, generator)])
+        labels = (
+            assign(leading, centroids) if known < clusters else np.where(start < 0, assign(leading, centroids), start)
+        )
+        attempts.append(refine(lsa_vectors, scatter, labels, clusters))
+    return sorted(attempts, key=lambda pair: -pair[0])
+
+
+def farthest(vectors: np.ndarray, centroids: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """The document, of some, that as a further centroid would be the nearest by most: greedy k-means++."""
+    candidates = vectors[generator.choice(len(vectors), min(len(vectors), CANDIDATES), replace=False)]
+    gains = vectors @ candidates.T - (vectors @ centroids.T).max(axis=1, keepdims=True)
+    return candidates[gains.clip(0).sum(axis=0).argmax()]
 
 
 def cross(

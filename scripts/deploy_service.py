@@ -196,6 +196,7 @@ def deploy(options):
     has_namespace = rehearse(deployed.kubectl, settings(options), version.name)
 
     store.create_bucket()
+    warn_of_new_numbers(before, version, store)
     record = store.upload(version)
     keys = service_keys(store, options.model_name, deployed.keys(), options.share_keys)
     deployed.kubectl.apply(
@@ -219,6 +220,17 @@ def deploy(options):
     with reasons_logged(deployed, view):
         check(host_of(view))
     return print_curl(options, view, clusters)
+
+
+def warn_of_new_numbers(view, version, store):
+    """Whoever stores or routes by cluster numbers is to know when they stop meaning what they mean now."""
+    for serving in view.traffic():
+        if serving != version.name and not version.continues(serving, store.record(serving)):
+            log.warning(
+                "The cluster numbers of %s do not continue those of %s, which gets the requests: a number may mean "
+                "another topic now. To keep them: text_clustering.py --like s3://%s/%s%s/ --s3-endpoint %s",
+                *(version.name, serving, store.bucket, store.prefix, serving, store.endpoint),
+            )
 
 
 def check_way(view, name, collocate):
@@ -349,8 +361,8 @@ def list_versions(options):
     records += [{"version": version} for version in shares if version not in known]
     if not records:
         return log.info("No version of %s yet", options.model_name)
-    row = "{:<14} {:<17} {:<17} {:>9} {:>6} {:>10} {:>8}"
-    print(row.format("VERSION", "TRAINED", "UPLOADED", "V-MEASURE", "ARI", "SILHOUETTE", "TRAFFIC"))
+    row = "{:<14} {:<17} {:<17} {:>9} {:>6} {:>10} {:>8}  {}"
+    print(row.format("VERSION", "TRAINED", "UPLOADED", "V-MEASURE", "ARI", "SILHOUETTE", "TRAFFIC", "NUMBERS"))
     for record in records:
         dates = [(record.get(name) or "-")[:16].replace("T", " ") for name in ("created", "uploaded")]
         metrics = record.get("metrics") or {}
@@ -359,7 +371,9 @@ def list_versions(options):
             for name in ("v_measure", "adjusted_rand_index", "silhouette")
         ]
         share = shares.get(record["version"])
-        print(row.format(record["version"], *dates, *figures, f"{share} %" if share else "-"))
+        lineage = record.get("lineage")
+        numbers = f"{lineage['agreement']:.1%} as in {lineage['earlier']['version']}" if lineage else "-"
+        print(row.format(record["version"], *dates, *figures, f"{share} %" if share else "-", numbers))
 
 
 def delete(options):

@@ -35,6 +35,8 @@ from failure import Failure
 # What stores say that know no versions, and of a bucket that is not there.
 NO_VERSIONING = ("NotImplemented", "MethodNotAllowed", "NoSuchBucket")
 
+MODEL_KEY = "model/model.joblib"
+
 log = logging.getLogger(__name__)
 
 
@@ -47,6 +49,11 @@ class Version(NamedTuple):
     @property
     def name(self):
         return version_name([digest for _, digest in self.files.values()])
+
+    def continues(self, other, record):
+        """Whether its cluster numbers mean what they mean in another version, of which `record` is the version.json."""
+        same_model = record and record["sha256"].get(MODEL_KEY) == self.files[MODEL_KEY][1]  # other names, perhaps
+        return same_model or other in self.summary.get("lineage", {}).get("versions", [])
 
 
 def read_version(model_path, transformer_path):
@@ -156,6 +163,11 @@ class ModelStore:
         return self.call(
             lambda: self.s3.get_object(Bucket=self.bucket, Key=key)["Body"].read(), absent=["NoSuchKey", "NoSuchBucket"]
         )
+
+    def record(self, version):
+        """What version.json says of a version; None when it is not there."""
+        content = self.read(f"{self.prefix}{version}/version.json")
+        return content and json.loads(content)
 
     def sha256(self, key):
         """sha256 of what the store gives back, or None when it is not there."""

@@ -24,6 +24,7 @@ from sklearn.manifold import TSNE
 from sklearn.neighbors import KNeighborsRegressor
 from threadpoolctl import threadpool_limits
 
+from lineage import changes
 from tally import Example, Tally
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -78,12 +79,14 @@ def make_report(
     if len(vectors) > MAP_DOCUMENTS:
         shown = np.sort(np.random.default_rng(seed).choice(shown, MAP_DOCUMENTS, replace=False))
     positions = lay_out(vectors[shown], seed)
+    numbers = [cluster["cluster"] for cluster in summary["clusters"]]
     places = label_places(positions, model.labels_[shown], model.n_clusters)
-    styles = choose_styles(places)
+    styles = dict(zip(numbers, choose_styles(places[numbers])))
     label_counts = tally.label_counts() if tally.labels else {}
     silhouettes = silhouette_per_cluster(model, vectors, silhouette_sample, seed)
     clusters = [
-        cluster
+        {"name": None}
+        | cluster
         | {
             "style": styles[number],
             "silhouette": silhouettes.get(number),
@@ -91,14 +94,16 @@ def make_report(
             "doubtful": list(map(show, tally.doubtful[number].best[:EXAMPLES])),
             "labels": labels_of(number, label_counts),
         }
-        for number, cluster in enumerate(summary["clusters"])
+        for number, cluster in zip(numbers, summary["clusters"])
     ]
     pages = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     pages.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
     return pages.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         summary=summary,
         clusters=clusters,
-        heat_map=heat_map(label_counts, model.n_clusters),
+        heat_map=heat_map(label_counts, numbers),
+        curve=curve(summary),
+        changes=changes(summary) if summary.get("lineage") else [],
         metrics=METRICS,
         markers=MARKERS,
         documents_shown=len(shown),
@@ -185,7 +190,8 @@ def draw_map(positions: np.ndarray, places: np.ndarray, clusters: list[dict], ti
     plot.toolbar.logo = None
     plot.select_one(TapTool).visible = False
     dots = []
-    for number, cluster in enumerate(clusters):
+    for cluster in clusters:
+        number = cluster["cluster"]
         members = np.flatnonzero(assigned == number)
         dots.append(
             plot.scatter(
@@ -209,7 +215,8 @@ def draw_map(positions: np.ndarray, places: np.ndarray, clusters: list[dict], ti
                 name=f"cluster {number}",
             )
         )
-    for number, cluster in enumerate(clusters):
+    for cluster in clusters:
+        number = cluster["cluster"]
         if not np.isnan(places[number]).any():
             plot.text(
                 x="x",
@@ -219,7 +226,9 @@ def draw_map(positions: np.ndarray, places: np.ndarray, clusters: list[dict], ti
                     "x": [places[number, 0]],
                     "y": [places[number, 1]],
                     "short": [str(number)],
-                    "long": [" ".join([str(number), *(term for term, _ in cluster["terms"][:1])])],
+                    "long": [
+                        " ".join([str(number), cluster["name"] or next((term for term, _ in cluster["terms"]), "")])
+                    ],
                 },
                 text_align="center",
                 text_baseline="middle",
@@ -284,7 +293,7 @@ def labels_of(number: int, counts: Counter) -> list[tuple[str, int]]:
     return sorted(mine.items(), key=lambda pair: (-pair[1], pair[0]))
 
 
-def heat_map(label_counts: Counter, clusters: int) -> dict | None:
+def heat_map(label_counts: Counter, numbers: list[int]) -> dict | None:
     """Count documents by cluster and label.
 
     Labels stand in the order of the clusters that hold most of their documents: the better the clusters match the
@@ -294,9 +303,9 @@ def heat_map(label_counts: Counter, clusters: int) -> dict | None:
         return None
     names = sorted({label for label, _ in label_counts})
     places = {name: place for place, name in enumerate(names)}
-    counts = np.zeros((clusters, len(names)), dtype=int)
+    counts = np.zeros((len(numbers), len(names)), dtype=int)
     for (label, cluster), count in label_counts.items():
-        counts[cluster, places[label]] = count
+        counts[numbers.index(cluster), places[label]] = count
     frequent = np.argsort(-counts.sum(axis=0), kind="stable")[:HEAT_MAP_LABELS]
     columns = frequent[np.lexsort((-counts.max(axis=0)[frequent], counts.argmax(axis=0)[frequent]))]
     titles, cells = [names[column] for column in columns], counts[:, columns]
@@ -304,3 +313,22 @@ def heat_map(label_counts: Counter, clusters: int) -> dict | None:
         titles.append(f"{len(names) - len(columns)} others")
         cells = np.column_stack([cells, counts.sum(axis=1) - cells.sum(axis=1)])
     return {"labels": titles, "counts": cells.tolist()}
+
+
+# -------------------------------------------------------------------------------------------- number of clusters
+
+
+def curve(summary: dict) -> list[dict]:
+    """The points of the curve by which the number of clusters was chosen, in a box of 640 x 240."""
+    agreement = {int(number): value for number, value in summary.get("agreement_of_halves", {}).items()}
+    highest = max([*agreement.values(), 0.01])
+    return [
+        {
+            "number": number,
+            "agreement": value,
+            "chosen": number == summary["settings"]["clusters"],
+            "x": round(30 + 580 * place / max(len(agreement) - 1, 1)),
+            "y": round(210 - 180 * max(value, 0) / highest),
+        }
+        for place, (number, value) in enumerate(agreement.items())
+    ]

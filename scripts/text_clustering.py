@@ -37,21 +37,23 @@ from sklearn.preprocessing import Normalizer
 from threadpoolctl import threadpool_limits
 
 import artefacts
-from artefacts import CLUSTERS_FILE, MODEL_FILE, TRANSFORMER_FILE
+from artefacts import CLUSTERS_FILE, MODEL_FILE, TRANSFORMER_FILE, ArtefactError
 from assigner import Assigned, Assigner, TermSums
 from assignment import ClusterError, add_engine_options, assign_all
 from assignment_file import add_assignments_option, assignment_file
 from baseline import measure_baseline
+from cluster_count import AUTO, DOCUMENTS_PER_CLUSTER, choose_clusters, cluster_numbers
 from clustering import fit_clusters
 from corpus import Corpus, CorpusError, add_dataset_options, draw_sample, source_of
 from documents import Batch
+from lineage import as_start, continue_numbers, first_of_its_line, log_changes, read_earlier, renumber
 from projection import Lsa, composed
 from tally import Tally
 from vocabulary import fit_vectorizer
 
 REPORT_FILE = "report.html"
 
-DOCUMENTS_PER_CLUSTER = 5  # fewer are no cluster that anybody would tell from chance
+CLUSTERS = 20
 SILHOUETTE_SAMPLE = 5_000  # all pairs of a larger corpus take minutes and change the third digit
 SCORE_NAMES = {
     "explained_variance": "Explained variance",
@@ -78,10 +80,22 @@ def parse_arguments() -> argparse.Namespace:
         metavar="N",
         help="documents that the model is fitted on, drawn at random from a larger corpus",
     )
-    parser.add_argument("--clusters", type=positive, default=20, metavar="K", help="number of clusters")
+    parser.add_argument(
+        "--clusters",
+        type=cluster_numbers,
+        metavar="K",
+        help=f"number of clusters, a range to choose from such as 10-40, or auto ({AUTO[0]}-{AUTO[1]}); without it "
+        f"{CLUSTERS}, or as many as the model of --like has",
+    )
     parser.add_argument("--lsa", type=positive, default=300, metavar="N", help="dimensions of the LSA space")
     parser.add_argument("--no-minibatch", action="store_true", help="ordinary k-means instead of mini-batch k-means")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of every random choice")
+    parser.add_argument(
+        "--like",
+        metavar="DIR",
+        help="an earlier model, whose clusters are continued and keep their numbers and names: the folder of its three "
+        "files, or s3://BUCKET/NAME/VERSION/ as deploy_service.py uploads them",
+    )
     add_engine_options(parser)
     add_assignments_option(parser)
     parser.add_argument("--output-dir", type=Path, default=Path("."), metavar="DIR", help="where the files go")
@@ -173,22 +187,24 @@ def train(arguments: argparse.Namespace, write_assignments: Callable[[Batch, Ass
             make_report,
         )  # here, for a run without report needs no Bokeh, and first, in case it is missing
 
+    earlier = read_earlier(arguments.like, arguments.s3_endpoint) if arguments.like else None
+    lowest, highest = arguments.clusters or [len(earlier.summary["clusters"]) if earlier else CLUSTERS] * 2
     source = source_of(arguments)
     with timed(f"Reading {source.name}"):
         corpus, documents = draw_sample(source, arguments.sample, arguments.seed)
     whole = documents == len(corpus.documents)
     log.info("%d documents%s", documents, "" if whole else f", {len(corpus.documents)} drawn to fit the model on")
-    require_different_documents(corpus, arguments.clusters)
+    require_different_documents(corpus, lowest)
 
     with timed("Fitting TF-IDF"):
         vectorizer, weights = fit_vectorizer(corpus.documents)
     log.info("%d terms", weights.shape[1])
     known = np.asarray(weights.sum(axis=1)).ravel() > 0
     to_fit = int(known.sum())
-    if to_fit < arguments.clusters:
+    if to_fit < lowest:
         raise CorpusError(
             f"{corpus.name} has {to_fit} documents with a term that others have too, fewer than the "
-            f"{arguments.clusters} clusters asked for: choose a smaller --clusters."
+            f"{lowest} clusters asked for: choose a smaller --clusters."
         )
     dimensions = min(arguments.lsa, to_fit - 1, weights.shape[1] - 1)
     if dimensions < arguments.lsa:
@@ -196,32 +212,46 @@ def train(arguments: argparse.Namespace, write_assignments: Callable[[Batch, Ass
             "%d documents with %d terms have no %d dimensions: using %d",
             *(to_fit, weights.shape[1], arguments.lsa, dimensions),
         )
+    clusters, agreement = lowest, {}
+    if lowest < highest:
+        with threadpool_limits(1), timed("Choosing the number of clusters"):
+            clusters, agreement = choose_clusters(weights[known], lowest, highest, dimensions, arguments.seed)
+    start = None
+    if earlier:
+        with timed(f"Assigning by the earlier model {earlier.version}"):
+            before = earlier.assign(corpus.select(known).documents)
+        start = as_start(earlier, before, clusters)
     # One thread: more would save a few seconds on an idle machine and cost minutes on a busy one, where they wait for
     # each other; and the order of their sums would make the clusters depend on the number of cores.
-    with threadpool_limits(1), timed(f"Fitting LSA and k-means with {arguments.clusters} clusters"):
+    with threadpool_limits(1), timed(f"Fitting LSA and k-means with {clusters} clusters"):
         svd, model, vectors, view = fit_clusters(
             weights[known],
-            arguments.clusters,
+            clusters,
             dimensions,
             not arguments.no_minibatch,
             arguments.seed,
             arguments.verbose,
+            start,
         )
-        similarity, baselines = measure_baseline(view, model.labels_, arguments.clusters)
+        similarity, baselines = measure_baseline(view, model.labels_, clusters)
     filled = len(np.unique(model.labels_))
-    if filled < arguments.clusters:
+    if filled < clusters:
         log.warning(
             "Only %d of %d clusters have documents, which differ in too few words for more: choose --clusters %d",
-            *(filled, arguments.clusters, filled),
+            *(filled, clusters, filled),
         )
     pipeline = make_pipeline(vectorizer, svd, Normalizer())
+    continuation = first_of_its_line(clusters)
+    if earlier:
+        continuation = continue_numbers(earlier, before, model.labels_, clusters)
+        model = renumber(model, continuation.numbers)
 
-    assigner = Assigner(Lsa(pipeline), model.cluster_centers_, list(range(arguments.clusters)))
+    assigner = Assigner(Lsa(pipeline), model.cluster_centers_, continuation.numbers)
     if whole:
         assigned = [assign_sample(assigner, corpus, weights, known, vectors)]
     else:
         assigned = assign_all(assigner, source.batches(), "assign_and_sum", documents, arguments.jobs, arguments.dask)
-    tally = Tally(arguments.clusters, weights.shape[1])
+    tally = Tally(len(model.cluster_centers_), weights.shape[1])
     with timed("Assigning all documents"):
         for batch, (where, sums) in assigned:
             tally.add(batch, where, sums)
@@ -240,11 +270,13 @@ def train(arguments: argparse.Namespace, write_assignments: Callable[[Batch, Ass
     with timed("Scoring and describing the clusters"):
         scores = measure(svd, model, vectors, tally, arguments.seed)
         terms = composed(vectorizer.get_feature_names_out())
-        clusters = [
-            {"cluster": number, **tally.describe(number, terms), "centroid": centroid.tolist(), **baseline}
-            for number, (centroid, baseline) in enumerate(zip(model.cluster_centers_, baselines))
+        described = [
+            {"cluster": number, **inherited, **tally.describe(number, terms), **baseline}
+            | {"centroid": model.cluster_centers_[number].tolist()}
+            for number, inherited, baseline in zip(continuation.numbers, continuation.inherited, baselines)
         ]
-    log_report(scores, clusters)
+        described.sort(key=lambda cluster: cluster["cluster"])
+    log_report(scores, described)
 
     summary = artefacts.summarise(
         dataset={
@@ -255,16 +287,20 @@ def train(arguments: argparse.Namespace, write_assignments: Callable[[Batch, Ass
             "left_out": dict(+source.findings.left_out),
         },
         settings={
-            "clusters": arguments.clusters,
+            "clusters": clusters,
             "lsa": dimensions,
             "sample": len(corpus.documents),
             "minibatch": not arguments.no_minibatch,
             "seed": arguments.seed,
         },
         metrics=scores,
-        clusters=clusters,
+        clusters=described,
         baseline={"unknown": tally.unknown / documents, "similarity": similarity},
+        lineage=continuation.lineage,
+        agreement_of_halves={str(number): value for number, value in agreement.items()},
     )
+    if earlier:
+        log_changes(summary)
     texts = {}
     if arguments.report:
         with timed("Making the report"):
@@ -294,6 +330,9 @@ def main():
         log.error(
             "%s (--dataset takes 20newsgroups, aws-docs, a file, a folder or s3://bucket/prefix; see --help)", error
         )
+        sys.exit(2)
+    except ArtefactError as error:
+        log.error("--like: %s", error)
         sys.exit(2)
     except (OSError, ClusterError) as error:
         log.error("Nothing was written: %s", error)

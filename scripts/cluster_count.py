@@ -1,0 +1,91 @@
+"""How many clusters a corpus without labels has: the number at which its halves agree best.
+
+Each half of the documents is clustered by itself, and the clusters of both halves then say where all documents belong.
+With too few clusters it is chance which topics share one, with too many which is split; so the agreement of the two
+(adjusted Rand index) is highest near the number of topics that the documents have. After Ben-Hur, Elisseeff and Guyon,
+"A stability based method for discovering structure in clustered data", PSB 2002.
+"""
+
+import argparse
+import logging
+
+import numpy as np
+from scipy.sparse import csr_matrix, diags
+from sklearn.decomposition import TruncatedSVD
+from sklearn.metrics import adjusted_rand_score
+from sklearn.preprocessing import normalize
+
+from clustering import assign, search, squared_idf_factors, sums
+from self_training import membership_directions
+
+SAMPLE = 5_000
+NUMBERS = 10
+SPLITS = 3
+ATTEMPTS = 4
+AS_GOOD = 0.05  # by so much single values go up and down by chance
+AUTO = (5, 50)
+DOCUMENTS_PER_CLUSTER = 5  # fewer are no cluster that anybody would tell from chance
+
+log = logging.getLogger("text_clustering")
+
+
+def cluster_numbers(text: str) -> tuple[int, int]:
+    """The lowest and the highest number of clusters that an argument allows: "20", "10-40" or "auto".
+
+    Raises:
+        argparse.ArgumentTypeError: it is none of these.
+    """
+    if text == "auto":
+        return AUTO
+    lowest, dash, highest = text.partition("-")
+    if not lowest.isdecimal() or not (highest.isdecimal() or not dash):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number, nor a range such as 10-40, nor auto")
+    numbers = int(lowest), int(highest or lowest)
+    if not 1 <= numbers[0] <= numbers[1]:
+        raise argparse.ArgumentTypeError(f"{text!r} is no range of positive numbers, the lower one first")
+    return numbers
+
+
+def choose_clusters(weights: csr_matrix, lowest: int, highest: int, lsa: int, seed: int) -> tuple[int, dict]:
+    """Try some numbers of clusters from lowest to highest.
+
+    Args:
+        weights: TF-IDF, unit rows of shape (documents, terms).
+
+    Returns:
+        The number that is chosen, and the agreement of halves by number.
+    """
+    generator = np.random.default_rng(seed)
+    sample = np.sort(generator.permutation(weights.shape[0])[:SAMPLE])
+    light = normalize(weights[sample] @ diags(squared_idf_factors(weights))).astype(np.float32)
+    highest = max(min(highest, len(sample) // (2 * DOCUMENTS_PER_CLUSTER)), lowest)
+    vectors = normalize(TruncatedSVD(min(lsa, len(sample) - 1), n_iter=3, random_state=seed).fit_transform(light))
+    halves = [np.array_split(generator.permutation(len(sample)), 2) for _ in range(SPLITS)]
+
+    agreement = {}
+    for number in sorted(set(np.geomspace(lowest, highest, NUMBERS).round().astype(int).tolist())):
+        scores = [
+            adjusted_rand_score(*(labels_by(light, vectors, half, number, generator) for half in both))
+            for both in halves
+        ]
+        agreement[number] = round(float(np.mean(scores)), 4)
+        log.info("%d clusters: halves agree to %.3f", number, agreement[number])
+    chosen = best(agreement)
+    log.info("Chose %d clusters: the largest number at which halves of the documents agree as well as at any", chosen)
+    if chosen in (lowest, highest) and lowest < highest:
+        log.warning("%d is at an end of the range %d-%d: a wider one may hold a better number", chosen, lowest, highest)
+    return chosen, agreement
+
+
+def labels_by(
+    weights: csr_matrix, vectors: np.ndarray, half: np.ndarray, clusters: int, generator: np.random.Generator
+) -> np.ndarray:
+    """The cluster of every document by what a half of them teaches."""
+    _, labels = search(vectors[half], clusters, ATTEMPTS, generator)[0]
+    turned = normalize(weights @ membership_directions(weights[half], labels, clusters))
+    return assign(turned, sums(turned[half], labels, clusters))
+
+
+def best(agreement: dict[int, float]) -> int:
+    """The largest number at which halves agree about as well as at the best: a topic in two parts is easily seen."""
+    return max(number for number, value in agreement.items() if value >= max(agreement.values()) - AS_GOOD)

@@ -1,0 +1,95 @@
+#!/usr/bin/env python
+"""Give clusters names.
+
+    python ./scripts/name_clusters.py > names.txt       the clusters, to be named with an editor
+    python ./scripts/name_clusters.py names.txt         put the names into clusters.json and report.html
+
+A line of names.txt is a number and a name, "6 Ice hockey"; what follows a # is for the reader only. A number without a
+name, or without a line, has none. With the model the names travel to the service, and with --like to the next model.
+"""
+
+import argparse
+import html
+import re
+import sys
+from pathlib import Path
+
+from artefacts import CLUSTERS_FILE, ArtefactError, as_json, read_summary, replacement
+
+REPORT_FILE = "report.html"
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="?", type=Path, metavar="FILE", help="numbers and names")
+    parser.add_argument("--model-dir", type=Path, default=Path("."), metavar="DIR", help="where clusters.json is (.)")
+    return parser.parse_args()
+
+
+def main():
+    arguments = parse_arguments()
+    try:
+        summary = read_summary(arguments.model_dir / CLUSTERS_FILE)
+        if not arguments.names:
+            return print(template(summary), end="")
+        give_names(summary, read_names(arguments.names, [cluster["cluster"] for cluster in summary["clusters"]]))
+        texts = {CLUSTERS_FILE: as_json(summary)}
+        report = arguments.model_dir / REPORT_FILE
+        if report.exists():
+            texts[REPORT_FILE] = name_report(report.read_text(encoding="utf-8"), summary)
+        with replacement(arguments.model_dir) as folder:
+            for name, text in texts.items():
+                (folder / name).write_text(text, encoding="utf-8")
+    except (ArtefactError, OSError, UnicodeDecodeError) as error:
+        print(f"{Path(__file__).name}: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(f"{sum('name' in cluster for cluster in summary['clusters'])} clusters have a name: {', '.join(texts)}")
+
+
+def template(summary: dict) -> str:
+    lines = [
+        f"{cluster['cluster']} {cluster.get('name', '')}  # {' '.join(term for term, _ in cluster['terms'])}\n"
+        for cluster in summary["clusters"]
+    ]
+    return "".join(lines)
+
+
+def read_names(path: Path, numbers: list[int]) -> dict[int, str]:
+    """Names by the number of the cluster.
+
+    Raises:
+        ArtefactError: a line is not a number of a cluster and a name.
+    """
+    names = {}
+    for line_number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        number, name = re.fullmatch(r"\s*(\S*)\s*(.*?)\s*", line.partition("#")[0]).groups()
+        if not number:
+            continue
+        if not number.isdecimal() or int(number) not in numbers:
+            raise ArtefactError(
+                f"line {line_number} of {path} begins with {number!r}, which is no cluster of this model: "
+                f"they are {', '.join(map(str, numbers))}."
+            )
+        if int(number) in names:
+            raise ArtefactError(f"line {line_number} of {path} names cluster {number} again.")
+        names[int(number)] = name
+    return names
+
+
+def give_names(summary: dict, names: dict[int, str]):
+    for cluster in summary["clusters"]:
+        cluster.pop("name", None)
+        if names.get(cluster["cluster"]):
+            cluster["name"] = names[cluster["cluster"]]
+
+
+def name_report(page: str, summary: dict) -> str:
+    """Put names into the places for them in a report: <b data-name="NUMBER"></b>."""
+    names = {str(cluster["cluster"]): html.escape(cluster.get("name", "")) for cluster in summary["clusters"]}
+    return re.sub(
+        r'(<b data-name="(\d+)">)[^<]*(</b>)', lambda match: match[1] + names.get(match[2], "") + match[3], page
+    )
+
+
+if __name__ == "__main__":
+    main()
