@@ -1,8 +1,8 @@
 """What is normal: to which clusters documents like those of the training go, and how near they are to them.
 
 A service is held against it. The documents of the training itself look nearer than any later one can be, because the
-space was turned to show their clusters best. So each document is measured in a space and against centroids that were fitted without it: in five
-parts, each of them measured by what the other four teach. Median cosine to the centroid, on 20 Newsgroups, of models
+space was turned to show their clusters best. So each document is measured in a space and against centroids that were
+fitted without it: in five parts, each of them measured by what the other four teach. Median cosine to the centroid, on 20 Newsgroups, of models
 made from so many posts:
 
     posts     of the training   left out in turn   of posts never seen

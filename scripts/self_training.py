@@ -30,7 +30,10 @@ def self_train(weights: csr_matrix, labels: np.ndarray, clusters: int, generator
     for _ in range(CYCLES):
         folds = generator.permutation(len(labels)) % FOLDS
         for _ in range(3):
-            labels = held_out_memberships(weights, labels, clusters, folds).argmax(axis=1)
+            corrected = held_out_memberships(weights, labels, clusters, folds).argmax(axis=1)
+            if loses_a_cluster(corrected, labels):
+                break
+            labels = corrected
         labels = naive_bayes_labels(weights, labels, rounds=6)
     return labels
 
@@ -84,10 +87,16 @@ def naive_bayes(weights: csr_matrix, labels: np.ndarray) -> MultinomialNB:
 def naive_bayes_labels(weights: csr_matrix, labels: np.ndarray, rounds: int) -> np.ndarray:
     """Expectation maximisation with whole documents: learn the clusters, give each document its likeliest, and again."""
     for _ in range(rounds):
-        labels, previous = naive_bayes(weights, labels).predict(weights), labels
-        if np.array_equal(labels, previous):
+        corrected = naive_bayes(weights, labels).predict(weights)
+        if np.array_equal(corrected, labels) or loses_a_cluster(corrected, labels):
             break
+        labels = corrected
     return labels
+
+
+def loses_a_cluster(corrected: np.ndarray, labels: np.ndarray) -> bool:
+    """Clusters of a few documents cannot hold their own against large ones in the space of all terms."""
+    return len(np.unique(corrected)) < len(np.unique(labels))
 
 
 def log_likelihood(weights: csr_matrix, labels: np.ndarray) -> float:

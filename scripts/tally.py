@@ -105,15 +105,21 @@ class Tally:
     def describe(self, number: int, terms: np.ndarray) -> dict:
         """Tell what a cluster is about, as clusters.json has it: its size, its top terms, its central documents.
 
-        The weight of a term is its mean TF-IDF in the cluster times the square root of the share of the documents that
-        have it: without that, the words of one long thread would come before those of the topic.
+        The weight of a term is its mean TF-IDF in the cluster, times the share of the cluster's documents that have it,
+        times the logarithm of how much larger that share is than elsewhere. Without the shares, the words of one long
+        thread and the names of those who post much would come before the words of the topic.
         """
         count = max(int(self.sizes[number]), 1)
-        weights = self.term_weights[number] / count * np.sqrt(self.term_documents[number] / count)
+        share = self.term_documents[number] / count
+        elsewhere = (self.term_documents.sum(axis=0) - self.term_documents[number] + 1) / (
+            self.sizes.sum() - self.sizes[number] + 2
+        )
+        distinct = np.log(np.maximum(share, 1e-9) / elsewhere).clip(0.01)
+        weights = self.term_weights[number] / count * share * distinct
         top = np.argsort(-weights)[:TOP_TERMS]
         return {
             "size": int(self.sizes[number]),
-            "terms": [[terms[i], round(float(weights[i]), 4)] for i in top if weights[i]],
+            "terms": [[terms[i], round(float(weights[i]), 5)] for i in top if weights[i]],
             "titles": [example.title for example in self.central[number].best],
         }
 
