@@ -106,15 +106,16 @@ class Tally:
         """Tell what a cluster is about, as clusters.json has it: its size, its top terms, its central documents.
 
         The weight of a term is its mean TF-IDF in the cluster, times the share of the cluster's documents that have it,
-        times the logarithm of how much larger that share is than elsewhere. Without the shares, the words of one long
-        thread and the names of those who post much would come before the words of the topic.
+        times the logarithm of how much larger that share is than elsewhere, to the power of 1.5. Without the shares, the
+        words of one long thread and the names of those who post much would come before the words of the topic; with a
+        smaller power "you" and "for" would, with a larger one the names again.
         """
         count = max(int(self.sizes[number]), 1)
         share = self.term_documents[number] / count
         elsewhere = (self.term_documents.sum(axis=0) - self.term_documents[number] + 1) / (
             self.sizes.sum() - self.sizes[number] + 2
         )
-        distinct = np.log(np.maximum(share, 1e-9) / elsewhere).clip(0.01)
+        distinct = np.log(np.maximum(share, 1e-9) / elsewhere).clip(0.01) ** 1.5
         weights = self.term_weights[number] / count * share * distinct
         top = np.argsort(-weights)[:TOP_TERMS]
         return {
