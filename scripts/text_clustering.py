@@ -309,6 +309,8 @@ def train(arguments: argparse.Namespace, write_assignments: Callable[[Batch, Ass
             )
     elif (arguments.output_dir / REPORT_FILE).exists():
         log.warning("%s shows an earlier model; --report renews it", arguments.output_dir / REPORT_FILE)
+    # The vectorizer notes an address in memory, by which the files of the same model would differ from run to run.
+    vars(vectorizer).pop("_stop_words_id", None)
     artefacts.save(arguments.output_dir, model, pipeline, summary, texts)
     log.info(
         "Wrote %s to %s",

@@ -27,6 +27,4 @@ def fit_vectorizer(documents: list[str]) -> tuple[TfidfVectorizer, csr_matrix]:
         weights = vectorizer.fit_transform(documents)
     except ValueError as error:
         raise CorpusError(f"The documents have no terms in common to cluster them by ({error}).") from error
-    # An address in memory, which would make the file of the same model another one in each run.
-    del vectorizer._stop_words_id
     return vectorizer, weights
