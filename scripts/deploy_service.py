@@ -82,7 +82,7 @@ def parse_arguments(argv=None):
     cluster("--namespace", default="kserve-textclustering", help="created if it is not there")
     cluster("--context", help="kubectl context; KUBECONFIG works too")
     cluster("--ingress", default="http://localhost:30300", metavar="URL", help="the ingress gateway as seen from here")
-    cluster("--cpu-request", default="100m", metavar="CPU", help="of each container")
+    cluster("--cpu-request", default="50m", metavar="CPU", help="of each container")
     cluster("--cpu-limit", default="1", metavar="CPU", help="of each container")
     cluster("--memory-request", default="512Mi", metavar="MEM", help="of each container")
     cluster("--memory-limit", default="1Gi", metavar="MEM", help="of each container")
@@ -389,7 +389,7 @@ def main(argv=None):
     options = parse_arguments(argv)
     coloredlogs.install(level=options.log_level)
     # Let loose, these log parts of what they send.
-    for name in ("boto3", "botocore", "s3transfer", "urllib3"):
+    for name in ("sh", "boto3", "botocore", "s3transfer", "urllib3"):
         logging.getLogger(name).setLevel(logging.INFO if options.log_level == "DEBUG" else logging.WARNING)
     actions = {"promote": promote, "rollback": roll_back, "list": list_versions, "delete": delete}
     action = next((action for name, action in actions.items() if getattr(options, name)), deploy)

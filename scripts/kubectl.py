@@ -3,8 +3,10 @@
 import json
 import logging
 import re
-import subprocess
 
+import sh
+
+from artefacts import signals_held
 from failure import BadInput, Failure
 from manifests import dump
 
@@ -32,14 +34,15 @@ class Kubectl:
 
     def run(self, *args, stdin=""):
         """What kubectl prints. Raises KubectlFailed, or BadInput without kubectl or context."""
-        command = ["kubectl", *args, *self.flags]
         try:
-            done = subprocess.run(command, input=stdin, capture_output=True, text=True, errors="replace")
-        except FileNotFoundError:
+            with signals_held():  # sh forks Python, which would drop a Ctrl-C that strikes inside
+                running = sh.kubectl(*args, *self.flags, _in=stdin, _bg=True, _bg_exc=False, _decode_errors="replace")
+            running.wait()
+        except sh.CommandNotFound:
             raise BadInput("kubectl is not installed or not in PATH: https://kubernetes.io/docs/tasks/tools/") from None
-        if done.returncode:
-            raise self.failure(args[0], done.stderr.strip())
-        return done.stdout
+        except sh.ErrorReturnCode as error:
+            raise self.failure(args[0], error.stderr.decode(errors="replace").strip()) from None
+        return str(running)
 
     def failure(self, verb, stderr):
         """What stands behind kubectl's words, as an exception."""

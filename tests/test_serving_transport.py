@@ -76,7 +76,11 @@ def test_unknown_encoding_is_a_415_that_says_which_are_known(service, encoding):
     assert "gzip" in json.load(error.value)["error"]
 
 
-@pytest.mark.parametrize("broken", [b"{}", gzip.compress(b"{}" * 100)[:-9], gzip.compress(b"{}") + b"{}"])
+@pytest.mark.parametrize(
+    "broken",
+    [b"{}", gzip.compress(b"{}" * 100)[:-9], gzip.compress(b"{}") + b"{}"],
+    ids=["not at all", "cut off", "and more"],
+)
 def test_body_that_is_not_compressed_as_it_says_is_a_400(service, broken):
     status, answer = service.post("predict", broken, Content_Encoding="gzip")
     assert status == 400 and "gzip" in answer["error"]
