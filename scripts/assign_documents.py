@@ -20,16 +20,14 @@ from artefacts import ArtefactError
 from assigner import NO_CLUSTER, Assigner
 from assignment import ClusterError, add_engine_options, assign_all
 from assignment_file import add_assignments_option, assignment_file
-from corpus import CorpusError, add_dataset_options, source_of
+from corpus import CorpusError, HelpFormatter, add_dataset_options, source_of
 from projection import Lsa
 
 log = logging.getLogger("text_clustering")
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=HelpFormatter)
     add_dataset_options(parser, required=True)
     parser.add_argument("--model-path", type=Path, default=Path(artefacts.MODEL_FILE), help="the k-means model")
     parser.add_argument(

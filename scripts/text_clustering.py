@@ -44,7 +44,7 @@ from assignment_file import add_assignments_option, assignment_file
 from baseline import measure_baseline
 from cluster_count import AUTO, DOCUMENTS_PER_CLUSTER, choose_clusters, cluster_numbers
 from clustering import fit_clusters
-from corpus import Corpus, CorpusError, add_dataset_options, draw_sample, source_of
+from corpus import Corpus, CorpusError, HelpFormatter, add_dataset_options, draw_sample, source_of
 from documents import Batch
 from lineage import as_start, continue_numbers, first_of_its_line, log_changes, read_earlier, renumber
 from projection import Lsa, composed
@@ -69,9 +69,7 @@ log = logging.getLogger("text_clustering")
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=HelpFormatter)
     add_dataset_options(parser, default=["20newsgroups"])
     parser.add_argument(
         "--sample",
