@@ -59,11 +59,13 @@ def fit_clusters(
     # scikit-learn's idf is ln((1 + n) / (1 + df)) + 1. The square of that logarithm leaves the words of every document
     # next to nothing, which no list of stop words does as well in long texts. Where one topic is most of the corpus, its
     # own words are the frequent ones.
-    squared = squared_idf_factors(weights)
-    views = [look(weights @ diags(idf), lsa, clusters, seed, start, generator) for idf in (squared**0, squared)]
-    light = weights.astype(np.float32)
-    view = max(views, key=lambda view: max(log_likelihood(light, labels) for _, labels in view.attempts[:4]))
-    log.info("TF-IDF with %s idf explains the documents better", "squared" if view is views[1] else "plain")
+    factors = squared_idf_factors(weights)
+    views = [look(weights @ diags(idf), lsa, clusters, seed, start, generator) for idf in (factors**0, factors)]
+    plain = views[0].weights
+    view = max(views, key=lambda view: max(log_likelihood(plain, labels) for _, labels in view.attempts[:4]))
+    if view is views[0]:
+        factors = np.ones_like(factors)
+    log.info("TF-IDF with %s idf explains the documents better", "plain" if view is views[0] else "squared")
 
     survivors = [labels for _, labels in view.attempts]
     if start is None:
@@ -75,7 +77,7 @@ def fit_clusters(
     # The Normalizer after the SVD makes the length of a TF-IDF row no matter, so the components can hold the other idf.
     directions = membership_directions(view.weights, labels, clusters)
     svd = view.svd
-    svd.components_ = (directions.T * (squared if view is views[1] else 1)).astype(weights.dtype)
+    svd.components_ = (directions.T * factors).astype(weights.dtype)
     vectors = normalize(svd.transform(weights))
     centroids = sums(vectors, labels, clusters) / np.bincount(labels, minlength=clusters).clip(1)[:, np.newaxis]
     if minibatch:
