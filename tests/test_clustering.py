@@ -57,13 +57,12 @@ def test_documents_without_a_known_term_do_no_harm():
     assert adjusted_rand_score(labels, model.labels_[: len(labels)]) >= 0.95
 
 
-def test_a_model_of_before_is_a_start(monkeypatch):
+def test_a_model_of_before_is_the_start():
     documents, labels = help_desk(60, 20, 20)
-    monkeypatch.setattr("clustering.ATTEMPTS", 0)
-    monkeypatch.setattr("clustering.ATTEMPTS_OF_A_SMALL_CORPUS", 0)
     before = np.unique(labels, return_inverse=True)[1]
     before[::7] = -1  # documents that it did not know
-    _, _, model, _ = fit(documents, 3, starts=[before, before])
+    _, _, model, _ = fit(documents, 3, start=before)
+    assert np.array_equal(model.labels_[before >= 0], before[before >= 0])
     assert adjusted_rand_score(labels, model.labels_) == 1
 
 
