@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import socket
 import subprocess
@@ -169,15 +170,17 @@ class Machine:
     def result(self):
         """What the machine is like in the end, without times and orders."""
         states = {name: state_of(self.state, name) for name in ("images", "node-images", "containers")}
-        text = json.dumps([states, self.objects()])
-        files = {key: content for key, (content, _) in self.written().items()}
-        for own, name in {
-            **{p: n for n, p in self.ports().items()},
-            self.subnet.rpartition(".0.0")[0]: "SUBNET",
-        }.items():
-            text = text.replace(own, name)
-            files = {key: content.replace(own.encode(), name.encode()) for key, content in files.items()}
-        return text, files
+        own = {port: name for name, port in self.ports().items()} | {self.subnet.rpartition(".0.0")[0]: "SUBNET"}
+        # As words: the digits of a port may stand inside a checksum.
+        words = re.compile(rf"\b({'|'.join(map(re.escape, own))})\b")
+
+        def without_own(text: str) -> str:
+            return words.sub(lambda word: own[word[1]], text)
+
+        files = {
+            str(key): without_own(content.decode(errors="replace")) for key, (content, _) in self.written().items()
+        }
+        return {"objects": without_own(json.dumps([states, self.objects()])), **files}
 
     def close(self):
         """From here on it is a layer for others."""
