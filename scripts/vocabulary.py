@@ -1,5 +1,6 @@
 """The words of a corpus and what they weigh: TF-IDF."""
 
+import numpy as np
 from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -14,7 +15,7 @@ def fit_vectorizer(documents: list[str]) -> tuple[TfidfVectorizer, csr_matrix]:
         The fitted vectorizer, and what it makes of the documents: unit rows of shape (documents, terms).
 
     Raises:
-        CorpusError: the documents have no terms in common.
+        CorpusError: the documents have no terms in common, or all of them.
     """
     vectorizer = TfidfVectorizer(
         preprocessor=words.preprocessor(),
@@ -27,4 +28,7 @@ def fit_vectorizer(documents: list[str]) -> tuple[TfidfVectorizer, csr_matrix]:
         weights = vectorizer.fit_transform(documents)
     except ValueError as error:
         raise CorpusError(f"The documents have no terms in common to cluster them by ({error}).") from error
+    documents_with_terms = np.count_nonzero(np.diff(weights.indptr))
+    if np.bincount(weights.indices).min() == documents_with_terms:
+        raise CorpusError("All documents have the same terms: nothing tells them apart.")
     return vectorizer, weights
