@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
+from free_port import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "textclustering"
@@ -91,12 +92,6 @@ def stop(service: Service):
     service.process.kill()
     service.process.wait()
     os.close(service.log)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        return listener.getsockname()[1]
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ import os
 import random
 import re
 import shutil
-import socket
 import subprocess
 from pathlib import Path
 
@@ -19,18 +18,13 @@ import pytest
 
 import debian_root
 from debian_root import DebianRoot, made_once
+from free_port import free_port
 from provision_rehearsal import PACKAGES, PASSWORD, calls_in, lay_out, state_of, write_wheel
 from published import Gateway, Internet, NodePort
 from upstream_files import PROVISION, STAND_INS, TESTS
 
 TRAPS = TESTS / "traps"
 LIMITS = ("max_user_watches", "max_user_instances")
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 @pytest.fixture(scope="session")

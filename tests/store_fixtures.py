@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import boto3
 import pytest
 
-from stub_kubelet import free_port
+from free_port import free_port
 
 WEED_PORTS = ("s3", "master", "volume", "filer")
 STORE_USERS = [

@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,8 @@ from pathlib import Path
 import boto3
 import botocore.config
 import kubernetes
+
+from free_port import free_port
 
 HERE = Path(__file__).parent
 INITIALIZER = "import sys; from kserve_storage import Storage; Storage.download(*sys.argv[1:])"
@@ -254,12 +255,6 @@ def stop(pod):
     for process in pod.processes:
         process.terminate()
         process.wait(20)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def answers(port):

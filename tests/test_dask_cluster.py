@@ -12,7 +12,8 @@ import pytest
 
 import dask_cluster
 from assignment import ClusterError
-from conftest import ROOT, free_port, run_training
+from conftest import ROOT, run_training
+from free_port import free_port
 
 DASK = Path(sys.executable).with_name("dask")
 DOCUMENTS = 40_000  # ten batches

@@ -9,7 +9,8 @@ import subprocess
 import psutil
 import pytest
 
-from conftest import ROOT, free_port
+from conftest import ROOT
+from free_port import free_port
 
 REQUIREMENTS = ("scripts/requirements-image.txt", "scripts/requirements.txt")
 

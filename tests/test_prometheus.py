@@ -10,7 +10,8 @@ import prometheus_client
 import pytest
 import yaml
 
-from conftest import ROOT, free_port
+from conftest import ROOT
+from free_port import free_port
 from real_prometheus import PRODUCT, configure, pod, query, run_prometheus, wait_for
 from serving.clusters import Clusters
 from serving.metrics import Metrics

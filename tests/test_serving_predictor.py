@@ -15,7 +15,8 @@ import pytest
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
-from conftest import NAME, free_port, log_of, start, start_transformer, stop, wait_until_ready
+from conftest import NAME, log_of, start, start_transformer, stop, wait_until_ready
+from free_port import free_port
 from serving_client import TEXT, UNKNOWN
 
 

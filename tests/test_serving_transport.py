@@ -21,7 +21,8 @@ import psutil
 import pytest
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 
-from conftest import NAME, free_port, start, stop, wait_until_ready
+from conftest import NAME, start, stop, wait_until_ready
+from free_port import free_port
 from serving_client import TEXT, UNKNOWN, infer_over_grpc
 
 V1 = {"instances": [TEXT, UNKNOWN]}

@@ -34,8 +34,9 @@ ROOT = TESTS.parent
 sys.path[:0] = [str(TESTS), str(ROOT / "scripts")]
 OPTIONS = sys.argv[1:]  # conftest takes them away: KServe would parse them
 
-from conftest import NAME, free_port, start, stop, wait_until_ready  # noqa: E402
+from conftest import NAME, start, stop, wait_until_ready  # noqa: E402
 from corpus import load_corpus  # noqa: E402
+from free_port import free_port  # noqa: E402
 from real_prometheus import configure, pod, query, run_prometheus  # noqa: E402
 
 SEEDS = {"old": 0, "canary": 1}

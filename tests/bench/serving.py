@@ -14,7 +14,6 @@ import contextlib
 import json
 import random
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,10 @@ import joblib
 import psutil
 
 BENCH = Path(__file__).resolve().parent
+sys.path.insert(0, str(BENCH.parent))
+
+from free_port import free_port  # noqa: E402
+
 TRANSFORMER = BENCH.parent.parent / "transformer.py"
 NAME = "textclustering"
 WORDS = 20
@@ -119,12 +122,6 @@ def serve(stack: contextlib.ExitStack, script: Path, *options, grpc: bool = Fals
             sys.exit(f"{script.name} stopped with exit code {process.returncode}")
         time.sleep(0.1)
     sys.exit(f"{script.name} was not ready within 60 s")
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        return listener.getsockname()[1]
 
 
 def load(port: int, body: dict, arguments: argparse.Namespace) -> tuple[float, float]:
