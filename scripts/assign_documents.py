@@ -20,7 +20,8 @@ from artefacts import ArtefactError
 from assigner import NO_CLUSTER, Assigner
 from assignment import ClusterError, add_engine_options, assign_all
 from assignment_file import add_assignments_option, assignment_file
-from corpus import CorpusError, HelpFormatter, add_dataset_options, source_of
+from corpus import CorpusError, add_dataset_options, source_of
+from help_formatter import HelpFormatter
 from projection import Lsa
 
 log = logging.getLogger("text_clustering")

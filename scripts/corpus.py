@@ -71,13 +71,6 @@ class Source:
         return in_batches(documents)
 
 
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Tells the defaults, but for those that tell nothing."""
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
-
-
 def add_dataset_options(parser: argparse.ArgumentParser, **dataset):
     """The options that say which documents are read, and how.
 

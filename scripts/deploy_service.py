@@ -24,6 +24,7 @@ A version is named after the content of its files. The files beside this one:
     waiting.py            until it is ready and has its requests
     diagnosis.py          why it is not ready, and what to do
     gateway.py            asking it
+    version_table.py      the versions as a person reads them
 
 Exit status: 0 done, 1 the store or the cluster failed, 2 bad input, 130 interrupted.
 """
@@ -48,11 +49,13 @@ from deployed_service import DeployedService, in_words
 from diagnosis import explain, is_ready, revision_of
 from failure import BadInput, Failure
 from gateway import NoAnswer, ask, check_answers, curl, questions
+from help_formatter import HelpFormatter
 from kubectl import Kubectl
 from model_store import ModelStore, read_version, region
 from naming_rules import check_names
 from rollout import give_share, next_attempt, return_to_previous, roll_out
 from store_credentials import aws_session, check_authority, delete_service_user, find_keys, service_keys
+from version_table import print_versions
 
 log = logging.getLogger("deploy_service")
 
@@ -65,7 +68,7 @@ def parse_arguments(argv=None):
         epilog="Keys of the store: the flags, else AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, else the AWS profile, "
         "else those of the development machine (minio, minio123). Prefer the environment: "
         "others can see a command line.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     levels = ["DEBUG", "INFO", "WARNING", "ERROR"]
     parser.add_argument("--log-level", default="INFO", type=str.upper, choices=levels, help="how much to tell")
@@ -361,19 +364,7 @@ def list_versions(options):
     records += [{"version": version} for version in shares if version not in known]
     if not records:
         return log.info("No version of %s yet", options.model_name)
-    row = "{:<14} {:<17} {:<17} {:>9} {:>6} {:>10} {:>8}  {}"
-    print(row.format("VERSION", "TRAINED", "UPLOADED", "V-MEASURE", "ARI", "SILHOUETTE", "TRAFFIC", "NUMBERS"))
-    for record in records:
-        dates = [(record.get(name) or "-")[:16].replace("T", " ") for name in ("created", "uploaded")]
-        metrics = record.get("metrics") or {}
-        figures = [
-            f"{metrics[name]:.3f}" if isinstance(metrics.get(name), (int, float)) else "-"
-            for name in ("v_measure", "adjusted_rand_index", "silhouette")
-        ]
-        share = shares.get(record["version"])
-        lineage = record.get("lineage")
-        numbers = f"{lineage['agreement']:.1%} as in {lineage['earlier']['version']}" if lineage else "-"
-        print(row.format(record["version"], *dates, *figures, f"{share} %" if share else "-", numbers))
+    return print_versions(records, shares)
 
 
 def delete(options):

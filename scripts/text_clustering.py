@@ -44,8 +44,9 @@ from assignment_file import add_assignments_option, assignment_file
 from baseline import measure_baseline
 from cluster_count import AUTO, DOCUMENTS_PER_CLUSTER, choose_clusters, cluster_numbers
 from clustering import fit_clusters
-from corpus import Corpus, CorpusError, HelpFormatter, add_dataset_options, draw_sample, source_of
+from corpus import Corpus, CorpusError, add_dataset_options, draw_sample, source_of
 from documents import Batch
+from help_formatter import HelpFormatter
 from lineage import as_start, continue_numbers, first_of_its_line, log_changes, read_earlier, renumber
 from projection import Lsa, composed
 from tally import Tally

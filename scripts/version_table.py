@@ -1,0 +1,23 @@
+"""The versions of a model, as a person reads them."""
+
+
+def print_versions(records: list[dict], shares: dict[str, int]) -> None:
+    """Print one line per version: its dates, its metrics, its share of the requests, and whose numbers it continues.
+
+    Args:
+        records: what the store keeps of each version (version.json).
+        shares: percent of the requests by version; a version that the store no longer has is shown as well.
+    """
+    row = "{:<14} {:<17} {:<17} {:>9} {:>6} {:>10} {:>8}  {}"
+    print(row.format("VERSION", "TRAINED", "UPLOADED", "V-MEASURE", "ARI", "SILHOUETTE", "TRAFFIC", "NUMBERS"))
+    for record in records:
+        dates = [(record.get(name) or "-")[:16].replace("T", " ") for name in ("created", "uploaded")]
+        metrics = record.get("metrics") or {}
+        figures = [
+            f"{metrics[name]:.3f}" if isinstance(metrics.get(name), (int, float)) else "-"
+            for name in ("v_measure", "adjusted_rand_index", "silhouette")
+        ]
+        share = shares.get(record["version"])
+        lineage = record.get("lineage")
+        numbers = f"{lineage['agreement']:.1%} as in {lineage['earlier']['version']}" if lineage else "-"
+        print(row.format(record["version"], *dates, *figures, f"{share} %" if share else "-", numbers))
