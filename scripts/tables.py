@@ -282,7 +282,8 @@ def read_json(table: Table, encoding: Encoding, open_lines: Callable) -> Iterato
                 columns_of[names] = json_columns(names, table)
             columns = columns_of[names]
             content = row.get(columns.text)
-            if content is None or content == "" or (isinstance(content, str) and content.isspace()):
+            missing = content is None or content != content  # NaN, as pandas writes it
+            if missing or (isinstance(content, str) and not content.strip()):
                 table.findings.left_out["rows without text"] += 1
             elif isinstance(content, str):
                 yield make_document(str(number), content, row.get(columns.title), row.get(columns.label))

@@ -110,6 +110,12 @@ def test_rows_without_label_keep_the_labels_of_the_others(tmp_path):
     assert corpus.labels == [None, None, "x", None, "7"] and corpus.documents == list("abcde")
 
 
+def test_a_missing_value_as_pandas_writes_it_is_no_text(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"text": "a"}\n{"text": NaN}\n{"text": "c"}\n')
+    corpus = load_corpus(str(tmp_path / "t.jsonl"))
+    assert corpus.documents == ["a", "c"] and corpus.identities == ["1", "3"]
+
+
 def test_missing_values_in_parquet_are_no_labels_and_no_texts(tmp_path):
     table = {"text": ["a", None, "c", "d"], "label": pyarrow.array([1.0, 2.0, float("nan"), None])}
     pyarrow.parquet.write_table(pyarrow.table(table | {"more": [0] * 4}), tmp_path / "t.parquet")
