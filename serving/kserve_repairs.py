@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import FastAPIDeprecationWarning, RequestValidationError
 from fastapi.responses import JSONResponse
 from kserve.constants.constants import INFERENCE_CONTENT_LENGTH_HEADER
+from kserve.errors import ModelNotFound
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 from kserve.protocol.rest.v2_datamodels import InferenceRequest
@@ -53,11 +54,18 @@ class JsonDataPlane(DataPlane):
 
         Raises:
             PredictorUnavailable: it should not, because of its predictor.
+            NoSuchModel: it is another server's.
         """
+        if not self.model_registry.get_model(model_name):
+            raise NoSuchModel(model_name)
         ready = await super().model_ready(model_name, True)
         if not disable_predictor_health_check:
             self.model_registry.get_model(model_name).check_ready()
         return ready
+
+
+class NoSuchModel(ModelNotFound):
+    """A class of its own, because KServe sets its handler of ModelNotFound after ours."""
 
 
 class FixedRepository(ModelRepositoryExtension):
@@ -85,6 +93,9 @@ def add_error_handlers(app: FastAPI):
     async def bad_request(request, error):
         return answer(request, 400, error.reason)
 
+    async def no_such_model(request, error):
+        return answer(request, 404, error.reason)
+
     async def predictor_unavailable(request, error):
         return answer(request, 503, error.reason)
 
@@ -94,6 +105,7 @@ def add_error_handlers(app: FastAPI):
     app.add_exception_handler(RequestValidationError, malformed_v2)
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(BadRequest, bad_request)
+    app.add_exception_handler(NoSuchModel, no_such_model)
     app.add_exception_handler(PredictorUnavailable, predictor_unavailable)
     app.add_exception_handler(PredictorTimeout, predictor_timeout)
 

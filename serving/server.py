@@ -14,7 +14,7 @@ import grpc
 import kserve
 import uvicorn
 import uvloop
-from kserve.errors import InvalidInput
+from kserve.errors import InvalidInput, ModelNotFound
 from kserve.predictor_config import PredictorConfig
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
@@ -148,6 +148,7 @@ class OneLineInterceptor(ExceptionToStatusInterceptor):
     async def handle_exception(self, error, request_or_iterator, context, method_name):
         statuses = {
             InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
+            ModelNotFound: grpc.StatusCode.NOT_FOUND,
             PredictorUnavailable: grpc.StatusCode.UNAVAILABLE,
             PredictorTimeout: grpc.StatusCode.DEADLINE_EXCEEDED,
         }

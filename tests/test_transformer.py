@@ -108,6 +108,14 @@ def test_curl_of_the_seed_works_with_any_content_type(service, header):
     assert json.loads(answer)["outputs"][0]["data"] == service.predict([TEXT])
 
 
+@pytest.mark.parametrize("path", ["/v1/models/another:predict", "/v2/models/another/infer"])
+def test_a_model_that_is_not_here_is_one_line_in_the_log(service, path):
+    before = len(log_of(service))
+    answer = curl(service.url + path, "-d", json.dumps({"instances": [TEXT], "inputs": []}))
+    assert json.loads(answer) == {"error": "Model with name another does not exist."}
+    assert "404 Model with name another" in log_of(service)[before:] and "Traceback" not in log_of(service)[before:]
+
+
 # ---------------------------------------------------------------------------------------------------------- start
 
 
