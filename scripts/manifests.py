@@ -213,8 +213,13 @@ def transformer_container(settings, uri):
         # More than one worker breaks a KServe transformer: it scales by replicas.
         "args": ["--model_name", settings.name, "--predictor_protocol", "v1", "--workers", "1"],
         "env": [{"name": "STORAGE_URI", "value": uri}],
-        # The port opens before the transformer knows that the predictor has the model of its own training run.
-        "readinessProbe": {"httpGet": {"path": "/v2/health/ready", "port": 8080}, "timeoutSeconds": 5},
+        # The port opens before the transformer knows that the predictor has the model of its own training run. Knative
+        # refuses a timeout without a period (validateReadinessProbe in its pkg/apis/serving/k8s_validation.go).
+        "readinessProbe": {
+            "httpGet": {"path": "/v2/health/ready", "port": 8080},
+            "periodSeconds": 2,
+            "timeoutSeconds": 5,
+        },
         **locked_down(settings.resources),
     }
 

@@ -29,6 +29,20 @@ REVISION = ("serving.knative.dev", "v1")
 NODE = "stub-node"
 
 
+def refused_probe(component):
+    """What Knative's webhook says of a readiness probe that it does not take (its pkg/apis/serving/k8s_validation.go)."""
+    for position, container in enumerate(component.get("containers", [])):
+        probe = container.get("readinessProbe", {})
+        for field in ("failureThreshold", "timeoutSeconds"):
+            if field in probe and not probe.get("periodSeconds"):
+                return (
+                    'admission webhook "validation.webhook.serving.knative.dev" denied the request: validation failed: '
+                    f"{field} is disallowed when periodSeconds is zero: "
+                    f"spec.template.spec.containers[{position}].readinessProbe.{field}"
+                )
+    return None
+
+
 class StubKServe(StubKubelet):
     """Runs until its `with` block ends. `ingress` is the URL of the ingress gateway."""
 
@@ -111,6 +125,10 @@ class StubKServe(StubKubelet):
         for component in ("predictor", "transformer"):
             if component in service["spec"]:
                 spec = dict(service["spec"][component])
+                refused = refused_probe(spec)
+                if refused:
+                    set_condition(status, f"{component.capitalize()}Ready", "False", "ReconcileFailed", refused)
+                    continue
                 percent = spec.pop("canaryTrafficPercent", None)
                 known = self.pods.get((namespace, name, component), [])
                 if self.route_first and known and known[-1].template != spec:
