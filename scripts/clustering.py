@@ -4,12 +4,11 @@ What is stored are three stock objects: TF-IDF, a TruncatedSVD whose components 
 """
 
 import logging
-from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import linear_sum_assignment
-from scipy.sparse import csr_matrix, diags
+from scipy.sparse import csr_matrix
 from sklearn.cluster import KMeans, MiniBatchKMeans, kmeans_plusplus
 from sklearn.decomposition import TruncatedSVD
 from sklearn.metrics import adjusted_rand_score
@@ -18,7 +17,9 @@ from sklearn.preprocessing import normalize
 from self_training import log_likelihood, membership_directions, naive_bayes_labels, self_train
 
 ATTEMPTS = 12
-ATTEMPTS_OF_A_SMALL_CORPUS = 40  # which has as many dead ends, and takes less time for each
+ATTEMPTS_TO_COMPARE = 4
+LSA_TO_COMPARE = 100
+ISLANDS_OF_A_SMALL_CORPUS = 4  # which has as many dead ends, and takes less time for each
 SURVIVORS = 8
 CROSSINGS = 24
 REFINEMENTS = 3
@@ -56,27 +57,15 @@ def fit_clusters(
         on, unit rows of shape (documents, clusters); and TF-IDF with the idf that was found to be the better one.
     """
     generator = np.random.default_rng(seed)
-    # scikit-learn's idf is ln((1 + n) / (1 + df)) + 1. The square of that logarithm leaves the words of every document
-    # next to nothing, which no list of stop words does as well in long texts. Where one topic is most of the corpus, its
-    # own words are the frequent ones.
-    factors = squared_idf_factors(weights)
-    views = [look(weights @ diags(idf), lsa, clusters, seed, start, generator) for idf in (factors**0, factors)]
-    plain = views[0].weights
-    view = max(views, key=lambda view: max(log_likelihood(plain, labels) for _, labels in view.attempts[:4]))
-    if view is views[0]:
-        factors = np.ones_like(factors)
-    log.info("TF-IDF with %s idf explains the documents better", "plain" if view is views[0] else "squared")
-
-    survivors = [labels for _, labels in view.attempts]
-    if start is None:
-        survivors = cross(view.lsa_vectors, view.attempts, clusters, generator)
-    survivors = [naive_bayes_labels(view.weights, labels, rounds=2) for labels in survivors]
-    labels = max(survivors, key=lambda labels: log_likelihood(view.weights, labels))
-    labels = self_train(view.weights, labels, clusters, generator)
+    factors = better_idf_factors(weights, lsa, clusters, seed, start, generator)
+    view = weigh(weights, factors)
+    svd, lsa_vectors = fit_lsa(view, lsa, seed)
+    islands = max(1, min(ISLANDS_OF_A_SMALL_CORPUS, 20_000 // len(lsa_vectors))) if start is None else 1
+    candidates = [develop(view, lsa_vectors, start, clusters, generator) for _ in range(islands)]
+    labels = max(candidates, key=lambda labels: log_likelihood(view, labels))
 
     # The Normalizer after the SVD makes the length of a TF-IDF row no matter, so the components can hold the other idf.
-    directions = membership_directions(view.weights, labels, clusters)
-    svd = view.svd
+    directions = membership_directions(view, labels, clusters)
     svd.components_ = (directions.T * factors).astype(weights.dtype)
     vectors = normalize(svd.transform(weights))
     centroids = sums(vectors, labels, clusters) / np.bincount(labels, minlength=clusters).clip(1)[:, np.newaxis]
@@ -93,7 +82,28 @@ def fit_clusters(
         )
     else:
         model = KMeans(clusters, init=centroids, n_init=1, random_state=seed, verbose=verbose)
-    return svd, model.fit(vectors), vectors, view.weights
+    return svd, model.fit(vectors), vectors, view
+
+
+def better_idf_factors(
+    weights: csr_matrix, lsa: int, clusters: int, seed: int, start: np.ndarray | None, generator: np.random.Generator
+) -> np.ndarray:
+    """What makes the better of two idf of scikit-learn's, for each term.
+
+    scikit-learn's idf is ln((1 + n) / (1 + df)) + 1. The square of that logarithm leaves the words of every document
+    next to nothing, which no list of stop words does as well in long texts. Where one topic is most of the corpus, its
+    own words are the frequent ones. A few attempts in few dimensions tell which explains the documents better.
+    """
+    squared = squared_idf_factors(weights)
+    choices, likelihoods = {"plain": np.ones_like(squared), "squared": squared}, {}
+    plain = weigh(weights, choices["plain"])
+    for name, factors in choices.items():
+        _, lsa_vectors = fit_lsa(weigh(weights, factors), min(lsa, LSA_TO_COMPARE), seed)
+        attempts = attempt(lsa_vectors, start, clusters, ATTEMPTS_TO_COMPARE, generator)
+        likelihoods[name] = max(log_likelihood(plain, labels) for _, labels in attempts)
+    better = max(choices, key=likelihoods.get)
+    log.info("TF-IDF with %s idf explains the documents better", better)
+    return choices[better]
 
 
 def squared_idf_factors(weights: csr_matrix) -> np.ndarray:
@@ -103,35 +113,49 @@ def squared_idf_factors(weights: csr_matrix) -> np.ndarray:
     return logarithm**2 / (logarithm + 1)
 
 
-class View(NamedTuple):
-    """The documents in one weighting of the terms, and the tightest clusterings found there by k-means."""
-
-    weights: csr_matrix
-    svd: TruncatedSVD
-    lsa_vectors: np.ndarray
-    attempts: list[tuple[float, np.ndarray]]  # tightness and the cluster of each document, the tightest first
+def weigh(weights: csr_matrix, factors: np.ndarray) -> csr_matrix:
+    """TF-IDF with another idf, unit rows, in half the memory of float64."""
+    weights = weights.astype(np.float32)
+    weights.data *= factors[weights.indices]
+    return normalize(weights, copy=False)
 
 
-def look(
+def fit_lsa(weights: csr_matrix, lsa: int, seed: int) -> tuple[TruncatedSVD, np.ndarray]:
+    """Fit LSA; returns it and the unit vectors of the documents."""
+    # No normalisation between the iterations: it takes half of the time and most of the memory, and three need none.
+    svd = TruncatedSVD(lsa, n_iter=3, power_iteration_normalizer="none", random_state=seed)
+    return svd, normalize(svd.fit_transform(weights), copy=False)
+
+
+def develop(
     weights: csr_matrix,
-    lsa: int,
-    clusters: int,
-    seed: int,
+    lsa_vectors: np.ndarray,
     start: np.ndarray | None,
+    clusters: int,
     generator: np.random.Generator,
-) -> View:
-    """Fit LSA and attempt k-means from many starts, or from the one that there is."""
-    weights = normalize(weights).astype(np.float32)  # half the time and the memory of float64
-    svd = TruncatedSVD(lsa, n_iter=3, random_state=seed)
-    lsa_vectors = normalize(svd.fit_transform(weights))
+) -> np.ndarray:
+    """Find clusters in the LSA space and let the likeliest correct themselves in the space of all terms."""
+    attempts = attempt(lsa_vectors, start, clusters, ATTEMPTS, generator)[:SURVIVORS]
+    log.info("k-means, the best of %d attempts: tightness %.4f", ATTEMPTS, attempts[0][0])
+    survivors = [labels for _, labels in attempts]
     if start is None:
-        number_of_attempts = max(ATTEMPTS, min(ATTEMPTS_OF_A_SMALL_CORPUS, 200_000 // len(lsa_vectors)))
-        attempts = search(lsa_vectors, clusters, number_of_attempts, generator)
-    else:
-        attempts = complete(lsa_vectors, start, clusters, generator)
-    log.info("k-means, %d attempts: tightness %.4f", len(attempts), attempts[0][0])
-    attempts = attempts[:SURVIVORS]
-    return View(weights, svd, lsa_vectors, attempts)
+        survivors = cross(lsa_vectors, attempts, clusters, generator)
+    survivors = [naive_bayes_labels(weights, labels, rounds=2) for labels in survivors]
+    likeliest = max(survivors, key=lambda labels: log_likelihood(weights, labels))
+    return self_train(weights, likeliest, clusters, generator)
+
+
+def attempt(
+    lsa_vectors: np.ndarray,
+    start: np.ndarray | None,
+    clusters: int,
+    number_of_attempts: int,
+    generator: np.random.Generator,
+) -> list[tuple[float, np.ndarray]]:
+    """Attempt k-means from many starts, or from the one that there is; returns what search returns."""
+    if start is None:
+        return search(lsa_vectors, clusters, number_of_attempts, generator)
+    return complete(lsa_vectors, start, clusters, number_of_attempts, generator)
 
 
 def search(
@@ -149,12 +173,16 @@ def search(
 
 
 def complete(
-    lsa_vectors: np.ndarray, start: np.ndarray, clusters: int, generator: np.random.Generator
+    lsa_vectors: np.ndarray,
+    start: np.ndarray,
+    clusters: int,
+    number_of_attempts: int,
+    generator: np.random.Generator,
 ) -> list[tuple[float, np.ndarray]]:
     """Begin with the clusters of a start, and look for those that it lacks; returns what search returns."""
     scatter, leading, attempts = factorised_scatter(lsa_vectors), normalize(lsa_vectors[:, : clusters * 2]), []
     known = start.max() + 1
-    for _ in range(ATTEMPTS if known < clusters else 1):
+    for _ in range(number_of_attempts if known < clusters else 1):
         centroids = normalize(sums(leading, start, known))
         for _ in range(clusters - known):
             centroids = np.vstack([centroids, farthest(leading, centroids, generator)])
