@@ -11,7 +11,7 @@ if ! already installed "${packages[@]}"; then
   # After an apt that was interrupted, the next one refuses to work before this.
   run env DEBIAN_FRONTEND=noninteractive dpkg --configure -a || true
   run apt-get update -qq -o DPkg::Lock::Timeout=300
-  run env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends -o DPkg::Lock::Timeout=300 "${packages[@]}"
+  run_quietly env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends -o DPkg::Lock::Timeout=300 "${packages[@]}"
 fi
 
 # kubelet, containerd and the pods of a node all watch files: with Ubuntu's defaults pods fail with "too many open files".

@@ -27,7 +27,18 @@ def test_empty_debian_is_found_fit_and_gets_its_packages(installed):
     check, docker = ((folder / f"{step}.txt").read_text() for step in ("check", "docker"))
     assert check.startswith("0\n") and "this machine will do" in check
     assert docker.startswith("0\n"), docker
-    assert "installing docker.io" in docker
+    assert "installing docker.io" in docker and "Unpacking" not in docker
+
+
+def test_apt_that_fails_says_why_also_where_there_is_no_python_yet(tmp_path, debian):
+    root = empty_machine(tmp_path / "root", debian)
+    try:
+        (root.root / "etc/apt/apt.conf.d/full").write_text('DPkg::Pre-Invoke { "echo the disk is full; false"; };\n')
+        refused = root.run("/vagrant/provision/all.sh", "--only", "docker", **settings())
+        assert refused.returncode == 1 and root.run("python3", "--version").returncode == 127
+        assert "the disk is full" in refused.stderr and "step docker failed" in refused.stderr
+    finally:
+        root.remove()
 
 
 def test_docker_engine_runs_afterwards_for_vagrant_too_and_a_second_run_changes_nothing(tmp_path, installed, debian):

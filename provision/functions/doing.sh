@@ -81,11 +81,16 @@ write_file() {
   esac
 }
 
-# No password on a screen or in a log, not even in a dry run.
+# No password on a screen or in a log, not even in a dry run. Python is not there before the docker step.
 without_secrets() {
-  if [[ -n ${MINIO_ROOT_PASSWORD:-} ]]; then
-    PASSWORD=$MINIO_ROOT_PASSWORD python3 -c 'import os, sys; sys.stdout.write(sys.stdin.read().replace(os.environ["PASSWORD"], "********"))'
-  else
-    cat
-  fi
+  PASSWORD=${MINIO_ROOT_PASSWORD:-} awk '
+    BEGIN { secret = ENVIRON["PASSWORD"] }
+    {
+      shown = ""
+      while (secret != "" && (at = index($0, secret))) {
+        shown = shown substr($0, 1, at - 1) "********"
+        $0 = substr($0, at + length(secret))
+      }
+      print shown $0
+    }'
 }
