@@ -3,6 +3,10 @@
 source "$(dirname "$0")/functions.sh"
 [[ $MODE != mirror ]] || exit 0
 
+# "vagrant up" after one that failed runs this step alone.
+[[ $MODE != run || -e $STATE_DIR/versions.lock ]] ||
+  fail "not every step has been done, because an earlier run ended early. To go on from there: vagrant provision (without Vagrant: sudo $PROVISION/all.sh)"
+
 # At a start of the machine this may be quicker than Docker, and Docker starts the node by itself.
 wait_for 120 "Docker" docker info
 already node_runs || run_quietly docker start "$NODE"

@@ -88,7 +88,10 @@ for name in "${chosen[@]}"; do
   "${script_of[$name]}" || status=$?
   if ((status != 0)); then
     ((status < 128)) || exit "$status"
-    echo "error: step $name failed after $((SECONDS - started)) s. Once its cause is dealt with: sudo $provision/all.sh --from $name" >&2
+    again="sudo $provision/all.sh --from $name"
+    # In Vagrant's VM the settings come from Vagrant, and what is there already is skipped.
+    [[ ${PROVISION_USER:-} != vagrant ]] || again="vagrant provision"
+    echo "error: step $name failed after $((SECONDS - started)) s. Once its cause is dealt with: $again" >&2
     exit 1
   fi
   [[ ${MODE:-run} == dry-run ]] || echo "== $name: done in $((SECONDS - started)) s"

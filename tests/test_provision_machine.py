@@ -331,9 +331,16 @@ def test_nobody_but_root_may_begin(machine):
     assert refused.returncode == 1 and "must run as root: sudo /vagrant/provision/all.sh" in refused.stderr
 
 
+def test_start_after_a_run_that_ended_early_says_how_to_go_on(machine):
+    """A second "vagrant up" runs the last step alone."""
+    refused = machine.run_only("summary")
+    assert refused.returncode == 1 and not machine.calls("call")
+    assert "an earlier run ended early. To go on from there: vagrant provision" in refused.stderr
+
+
 def test_no_network_in_the_middle_says_what_could_not_be_had(machine):
-    offline = machine.run("--only", "tools", **machine.offline())
-    assert offline.returncode == 1
+    offline = machine.run("--only", "tools", PROVISION_USER="root", **machine.offline())
+    assert offline.returncode == 1 and "sudo /vagrant/provision/all.sh --from tools" in offline.stderr
     assert (
         "cannot download https://github.com/kubernetes-sigs/kind" in offline.stderr and "MIRROR_DIR" in offline.stderr
     )
@@ -342,7 +349,7 @@ def test_no_network_in_the_middle_says_what_could_not_be_had(machine):
 def test_tampered_download_is_deleted_and_not_installed(machine):
     refused = machine.run_only("tools", "metallb", METALLB_SHA256="0" * 64)
     assert refused.returncode == 1
-    for text in ("metallb-native-v0.16.1.yaml has sha256", "step metallb failed", "--from metallb"):
+    for text in ("metallb-native-v0.16.1.yaml has sha256", "step metallb failed", "dealt with: vagrant provision"):
         assert text in refused.stderr
     assert not list((machine.root.root / "var/cache").rglob("metallb-native*"))
 
