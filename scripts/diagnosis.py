@@ -64,6 +64,8 @@ LOG_ADVICE = {
     "(docker build --platform)",
 }
 
+CRASH_ADVICE = "a container ends by itself: the last lines of its log, above, say why"
+
 
 def explain(kubectl, name, view, pods):
     """Why pods are not ready, line by line: from the pods themselves, or else from KServe's conditions and events."""
@@ -89,7 +91,9 @@ def advise(said, logged):
     """What to do about what the cluster said and the containers logged."""
     image = [advice for pattern, advice in IMAGE_ADVICE.items() if re.search(pattern, said)][:1]
     others = [advice for pattern, advice in ADVICE.items() if re.search(pattern, said)]
-    return image + others + [advice for pattern, advice in LOG_ADVICE.items() if re.search(pattern, logged)]
+    log = [advice for pattern, advice in LOG_ADVICE.items() if re.search(pattern, logged)]
+    crashes = re.search("CrashLoopBackOff", said) and not (image or log or "OOMKilled" in said)
+    return image + ([CRASH_ADVICE] if crashes else []) + others + log
 
 
 def is_over(event, pod):
@@ -177,9 +181,10 @@ def last_log_lines(kubectl, pod, container, count=10):
 
 
 def warnings(kubectl, name):
-    """The last events of kind Warning about a pod or the service."""
+    """The last events of kind Warning about a pod or the service, without those of two controllers that collided."""
     events = kubectl.get("events", "--field-selector", f"involvedObject.name={name},type=Warning")["items"]
     lines = [f"{event['reason']}: {event['message'].strip()}".splitlines()[0] for event in events]
+    lines = [line for line in lines if "the object has been modified" not in line]
     return list(dict.fromkeys(lines))[-3:]
 
 

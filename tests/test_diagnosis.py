@@ -1,10 +1,12 @@
 """Why a pod is not ready, from what the kubelet, the scheduler and the storage initializer really say."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from deploy_fixtures import *  # noqa: F403 - fixtures
 from deployed_service import View
-from diagnosis import advise, is_over, is_stuck, refusal, troubles
+from diagnosis import advise, is_over, is_stuck, refusal, troubles, warnings
 from waiting import readiness
 
 
@@ -49,6 +51,12 @@ def test_out_of_memory_is_said_in_crash_loop_back_off():
     assert "raise --memory-limit" in advise(f"{kind} {message}", "")[0]
 
 
+def test_a_crash_is_not_hidden_by_a_pod_without_room():
+    crash = 'CrashLoopBackOff back-off 10s (Error, exit status 1, No module named "nosuchmodule")'
+    given = advise(f"{crash}\nUnschedulable 0/1 nodes are available: 1 Insufficient cpu.", "Traceback")
+    assert len(given) == 2 and "its log" in given[0] and "no node has room" in given[1]
+
+
 def test_of_a_log_that_stands_for_the_reason_the_last_line_is_told():
     log = "usage: __main__.py [-h]\n  [--http_port HTTP_PORT]\n__main__.py: error: --model_dir is required\n"
     ended = {"reason": "Error", "exitCode": 2, "message": log}
@@ -60,6 +68,13 @@ def test_a_pod_that_got_its_room_is_not_said_to_lack_it():
     event = "FailedScheduling: 0/1 nodes are available: 1 Insufficient cpu."
     assert is_over(event, pod()) and not is_over(event, pod(scheduled="False"))
     assert not is_over("Failed: Failed to pull image", pod())
+
+
+def test_two_controllers_that_collided_are_no_reason():
+    collided = 'Operation cannot be fulfilled on inferenceservices "x": the object has been modified; please apply'
+    events = [{"reason": "InternalError", "message": text} for text in (collided, "no runtime found")]
+    kubectl = SimpleNamespace(get=lambda *what: {"items": events})
+    assert warnings(kubectl, "x") == ["InternalError: no runtime found"]
 
 
 PULL = 'ImagePullBackOff Back-off pulling image "r.example.org/t:1": ErrImagePull: '
