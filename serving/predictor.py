@@ -66,6 +66,7 @@ class Predictor:
         self.trouble: str | None = None  # why requests that come all the same are not passed on
         self.gone_since: float | None = None  # time.monotonic() of the first check that nobody answered
         self.doubted, self.answered = asyncio.Event(), asyncio.Event()
+        self.retired: set[aiohttp.ClientSession] = set()  # whose last requests may still be on their way
 
     async def ask(self, vectors: np.ndarray, headers: dict | None) -> list[int]:
         """Let KServe's predictor find the cluster of each vector, shape (documents, dimensions).
@@ -201,10 +202,28 @@ class Predictor:
             self.doubted.clear()
             well = await self.check()
             if well:
+                self.let_connections_go()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self.doubted.wait(), CHECK_AFTER)
             else:
                 await asyncio.sleep(CHECK_AGAIN_AFTER)
+
+    def let_connections_go(self):
+        """Have the next requests go over new connections.
+
+        A connection stays with its pod. Knative lets a pod end once nobody has asked it for half a minute, so one that
+        is to go would stay for five minutes beside its successor (drainer in knative/serving, pkg/queue/sharedmain), and
+        a pod that was added would get nothing to do.
+        """
+
+        async def close(session):
+            await session.close()
+            self.retired.discard(session)
+
+        if session := vars(self).pop("session", None):
+            self.retired.add(session)
+            loop = asyncio.get_running_loop()
+            loop.call_later(self.config.timeout + 1, lambda: loop.create_task(close(session)))
 
     async def check(self) -> bool:
         """Ask for the centroids, and note what that says about the predictor."""
@@ -233,7 +252,7 @@ class Predictor:
         return not self.not_ready and not self.gone_since
 
     async def close(self):
-        if "session" in vars(self):
-            await self.session.close()
+        for session in (*self.retired, *filter(None, [vars(self).get("session")])):
+            await session.close()
         if "channel" in vars(self):
             await self.channel.close()

@@ -1,5 +1,6 @@
 """The transformer and its predictor: what clients see when the predictor is in trouble, away, or the wrong one."""
 
+import asyncio
 import concurrent.futures
 import json
 import re
@@ -11,12 +12,17 @@ import urllib.request
 
 import grpc
 import joblib
+import numpy as np
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from kserve.predictor_config import PredictorConfig
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
 from conftest import NAME, log_of, start, start_transformer, stop, wait_until_ready
 from free_port import free_port
+from serving.predictor import Predictor
 from serving_client import TEXT, UNKNOWN
 
 
@@ -143,6 +149,39 @@ def test_no_request_fails_while_a_predictor_is_killed_and_comes_back_within_the_
         assert [answer for answer in answers if answer != (200, {"predictions": [cluster]})] == []
     finally:
         stop(service), stop(predictor)
+
+
+def test_after_each_check_requests_go_over_new_connections():
+    """A pod that is to end does so once nobody asks it any more."""
+    peers = []
+
+    async def answer(request):
+        peers.append(request.transport.get_extra_info("peername"))
+        return web.json_response({"predictions": [0] * len((await request.json())["instances"])})
+
+    async def eventually(true):
+        async with asyncio.timeout(20):
+            while not true():
+                await asyncio.sleep(0.02)
+
+    async def ask_before_and_after_a_check():
+        app = web.Application()
+        app.router.add_post("/v1/models/{name}:predict", answer)
+        async with TestServer(app) as server:
+            config = PredictorConfig(f"127.0.0.1:{server.port}", "v1", predictor_request_timeout_seconds=1)
+            predictor = Predictor(config, NAME, None, 2)
+            for _ in range(2):
+                await predictor.ask_once(np.zeros((1, 2)))
+            watching = asyncio.create_task(predictor.watch())
+            await eventually(lambda: predictor.retired)
+            await predictor.ask_once(np.zeros((1, 2)))
+            await eventually(lambda: not predictor.retired)
+            watching.cancel()
+            await predictor.close()
+
+    asyncio.run(ask_before_and_after_a_check())
+    before, again, check, after = peers
+    assert before == again == check != after
 
 
 def test_transformer_is_not_ready_in_front_of_a_predictor_of_another_shape(artefacts, tmp_path):
