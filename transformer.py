@@ -112,7 +112,7 @@ class TextClustering(kserve.Model):
         self.predictor = None
         if not arguments.model_path:
             self.predictor = Predictor(predictor_config, self.name, self.clusters, self.lsa.dimensions)
-        self.metrics.show_ready(lambda: not (self.predictor and self.predictor.not_ready))
+        self.metrics.show_ready(lambda: not (self.predictor and (self.predictor.not_ready or self.predictor.trouble)))
         # One thread: where all hold Python's lock, more of them would only take turns with the event loop more often.
         self.large_batches = ThreadPoolExecutor(1, "large-batches")
         self.ready = True
@@ -218,6 +218,10 @@ def load_summary(path: Path) -> dict | None:
 def main():
     arguments = parse_arguments()
     kserve.logging.configure_logging(arguments.log_config_file)
+    if not arguments.log_config_file:
+        # Four lines for a request that went well, which a node writes to disk again. Others are told all the same.
+        for name in ("uvicorn.access", "kserve.trace"):
+            logging.getLogger(name).setLevel(logging.WARNING)
     kserve_repairs.silence_deprecations()
     predictor_config = PredictorConfig(
         predictor_host=arguments.predictor_host,

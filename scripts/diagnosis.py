@@ -92,7 +92,7 @@ def advise(said, logged):
     image = [advice for pattern, advice in IMAGE_ADVICE.items() if re.search(pattern, said)][:1]
     others = [advice for pattern, advice in ADVICE.items() if re.search(pattern, said)]
     log = [advice for pattern, advice in LOG_ADVICE.items() if re.search(pattern, logged)]
-    crashes = re.search("CrashLoopBackOff", said) and not (image or log or "OOMKilled" in said)
+    crashes = re.search("CrashLoopBackOff|Back-off restarting", said) and not (image or log or "OOMKilled" in said)
     return image + ([CRASH_ADVICE] if crashes else []) + others + log
 
 
@@ -175,7 +175,7 @@ def last_log_lines(kubectl, pod, container, count=10):
             text = kubectl.run("logs", pod, "-n", kubectl.namespace, "-c", container, f"--tail={count}", *previous)
         except KubectlFailed:  # the container never started
             continue
-        if text.strip():
+        if text.strip() and not text.startswith("unable to retrieve container logs"):
             return text.rstrip().splitlines()
     return []
 

@@ -60,9 +60,8 @@ class Predictor:
         self.ask_over = {"v1": self.ask_over_v1, "v2": self.ask_over_v2, "grpc-v2": self.ask_over_grpc}[config.protocol]
         self.name = f"The predictor {config.predictor_host}"
         self.centroids = clusters.centroids[list(clusters.described)] if clusters else np.zeros((1, dimensions))
-        self.not_ready: str | None = (
-            f"{self.name} has not been asked yet."  # why the transformer should get no requests
-        )
+        # Why the transformer should get no requests.
+        self.not_ready: str | None = f"{self.name} has not been asked yet."
         self.trouble: str | None = None  # why requests that come all the same are not passed on
         self.gone_since: float | None = None  # time.monotonic() of the first check that nobody answered
         self.doubted, self.answered = asyncio.Event(), asyncio.Event()
@@ -109,7 +108,7 @@ class Predictor:
         try:
             numbers = await self.ask_over(vectors, headers)
             expected = len(numbers) == len(vectors) and all(isinstance(number, int) for number in numbers)
-        except aiohttp.ClientConnectionError as error:
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:  # also killed amid its answer
             raise PredictorGone(f"{self.name} failed: {error}") from error
         except grpc.aio.AioRpcError as error:
             if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -226,30 +225,33 @@ class Predictor:
             loop.call_later(self.config.timeout + 1, lambda: loop.create_task(close(session)))
 
     async def check(self) -> bool:
-        """Ask for the centroids, and note what that says about the predictor."""
+        """Ask for the centroids, and note what that says about the predictor.
+
+        A transformer that was ready once stays so, as without it nobody would tell the clients the reason: Knative would
+        hold their requests back for minutes, and start more pods for them.
+        """
         before = self.not_ready, self.trouble
         asked = time.monotonic()
         try:
             async with asyncio.timeout(self.config.timeout):
                 await self.ask_once(self.centroids)
         except (TimeoutError, PredictorGone) as error:
-            # Clients wait for a predictor that may be restarting, but not for one that has been away for long. The
-            # transformer stays ready, as without it nobody would give them the reason.
+            # Clients wait for a predictor that may be restarting, but not for one that has been away for long.
             reason = error.reason if isinstance(error, PredictorGone) else f"{self.name} does not answer."
             self.gone_since = self.gone_since or asked
             self.not_ready = self.not_ready and reason
             if time.monotonic() - self.gone_since >= self.config.timeout:
                 self.trouble = reason
         except PredictorUnavailable as error:
-            self.gone_since = None
-            self.not_ready = self.trouble = error.reason
+            self.gone_since, self.trouble = None, error.reason
+            self.not_ready = self.not_ready and error.reason
         else:
             self.gone_since = self.not_ready = self.trouble = None
             self.answered.set()
             self.answered.clear()  # who waits now has been woken
         if (self.not_ready, self.trouble) != before:
             log.warning(self.not_ready or self.trouble or f"{self.name} answers as clusters.json says")
-        return not self.not_ready and not self.gone_since
+        return not self.trouble and not self.not_ready and not self.gone_since
 
     async def close(self):
         for session in (*self.retired, *filter(None, [vars(self).get("session")])):

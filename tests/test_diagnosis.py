@@ -52,7 +52,7 @@ def test_out_of_memory_is_said_in_crash_loop_back_off():
 
 
 def test_a_crash_is_not_hidden_by_a_pod_without_room():
-    crash = 'CrashLoopBackOff back-off 10s (Error, exit status 1, No module named "nosuchmodule")'
+    crash = "Error (Error, exit status 1, No module named 'm')\nBackOff: Back-off restarting failed container"
     given = advise(f"{crash}\nUnschedulable 0/1 nodes are available: 1 Insufficient cpu.", "Traceback")
     assert len(given) == 2 and "its log" in given[0] and "no node has room" in given[1]
 

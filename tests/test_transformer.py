@@ -108,6 +108,12 @@ def test_curl_of_the_seed_works_with_any_content_type(service, header):
     assert json.loads(answer)["outputs"][0]["data"] == service.predict([TEXT])
 
 
+def test_a_request_that_went_well_is_not_in_the_log(service):
+    before = len(log_of(service))
+    service.predict([TEXT])
+    assert log_of(service)[before:] == ""
+
+
 @pytest.mark.parametrize("path", ["/v1/models/another:predict", "/v2/models/another/infer"])
 def test_a_model_that_is_not_here_is_one_line_in_the_log(service, path):
     before = len(log_of(service))
