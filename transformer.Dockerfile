@@ -15,7 +15,7 @@ RUN python -m venv /venv \
 # a third larger.
 COPY transformer.py .
 COPY serving serving
-COPY scripts/artefacts.py scripts/projection.py scripts/
+COPY scripts/artefacts.py scripts/failure.py scripts/projection.py scripts/
 RUN /venv/bin/python transformer.py --help >/dev/null
 
 FROM ${BASE_IMAGE}

@@ -56,6 +56,8 @@ import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 
+from failure import BadInput
+
 MODEL_FILE = "model.joblib"
 TRANSFORMER_FILE = "transformer.joblib"
 CLUSTERS_FILE = "clusters.json"
@@ -64,7 +66,7 @@ FORMAT = 2
 TRAIN_AGAIN = "train again with scripts/text_clustering.py"
 
 
-class ArtefactError(Exception):
+class ArtefactError(BadInput):
     """The files cannot be used; the message is one line that says which, why, and what to do."""
 
 

@@ -9,18 +9,22 @@ text_clustering.py wrote, with clusters.json beside it.
 
 import argparse
 import logging
+import signal
 import sys
 from collections import Counter
 from pathlib import Path
 
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))  # while the libraries load
+
 import coloredlogs
 
 import artefacts
-from artefacts import ArtefactError
 from assigner import NO_CLUSTER, Assigner
-from assignment import ClusterError, add_engine_options, assign_all
+from assignment import add_engine_options, assign_all
 from assignment_file import add_assignments_option, assignment_file
 from corpus import CorpusError, add_dataset_options, source_of
+from failure import told_in_one_line
 from help_formatter import HelpFormatter
 from projection import Lsa
 
@@ -75,17 +79,8 @@ def assign(arguments: argparse.Namespace):
 def main():
     arguments = parse_arguments()
     coloredlogs.install(level=arguments.log_level)
-    try:
+    with told_in_one_line(log):
         assign(arguments)
-    except (CorpusError, ArtefactError) as error:
-        log.error("%s", error)
-        sys.exit(2)
-    except (OSError, ClusterError) as error:
-        log.error("Nothing was written: %s", error)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        log.error("Interrupted: nothing was written")
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -14,13 +14,14 @@ from joblib import Parallel, delayed
 
 from assigner import Assigner
 from documents import Batch
+from failure import Failure
 
 PROGRESS_SECONDS = 5
 
 log = logging.getLogger("text_clustering")
 
 
-class ClusterError(Exception):
+class ClusterError(Failure):
     """The Dask cluster cannot be used; the message is one line that says why and what to do."""
 
 
@@ -102,7 +103,7 @@ def load_assigner(model: Path) -> Assigner:
 
 def with_progress(results: Iterable[tuple[Batch, object]], total: int | None) -> Iterator[tuple[Batch, object]]:
     """Pass results on, and log now and then how far they are, how fast, and how long the rest will take."""
-    done = 0
+    done = first = 0
     started = None
     for batch, assigned in results:
         yield batch, assigned
@@ -113,6 +114,8 @@ def with_progress(results: Iterable[tuple[Batch, object]], total: int | None) ->
         elif time.monotonic() - reported > PROGRESS_SECONDS:
             reported = time.monotonic()
             log_progress(done, total, (done - first) / (reported - started))
+    if done > first:
+        log_progress(done, None, (done - first) / (time.monotonic() - started))
 
 
 def log_progress(done: int, total: int | None, rate: float):

@@ -44,7 +44,6 @@ if __name__ == "__main__":
 import coloredlogs
 
 import manifests
-from artefacts import ArtefactError
 from deployed_service import DeployedService, in_words
 from diagnosis import explain, is_ready, revision_of
 from failure import BadInput, Failure
@@ -389,9 +388,6 @@ def main(argv=None):
         if options.store_ca:
             check_authority(options.store_ca)
         action(options)
-    except ArtefactError as error:
-        log.error("%s", error)
-        return BadInput.exit_code
     except Failure as error:
         log.error("%s", error)
         return error.exit_code

@@ -54,7 +54,10 @@ def read_files(datasets: Sequence[str], options: Options, findings: Findings) ->
             raise CorpusError(f"No file matches {dataset}.")
         yield from read_tables(names, local, options, findings)
     else:
-        raise CorpusError(f"There is no dataset and no file named {dataset}.")
+        raise CorpusError(
+            f"There is no dataset and no file named {dataset}: --dataset takes 20newsgroups, aws-docs, a file, a folder "
+            "or s3://bucket/prefix (see --help)."
+        )
 
 
 def local(name: str) -> AbstractContextManager[Path]:

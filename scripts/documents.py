@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from failure import BadInput
+
 BATCH_DOCUMENTS = 4_096
 BATCH_CHARACTERS = 4 * 2**20  # of long documents a batch has fewer: what is in memory does not depend on their length
 TITLE = 80
@@ -14,7 +16,7 @@ DEFAULT_ENDPOINT = "http://localhost:30100"  # of the platform's MinIO
 log = logging.getLogger("text_clustering")
 
 
-class CorpusError(Exception):
+class CorpusError(BadInput):
     """The corpus cannot be had, or cannot be clustered as asked; the message says why and what to do."""
 
 

@@ -83,10 +83,13 @@ def read_earlier(place: str, endpoint: str) -> Earlier:
 
 
 def load_earlier(folder: Path) -> Earlier:
-    summary = artefacts.read_summary(folder / CLUSTERS_FILE)
-    digests = artefacts.check_together(summary, folder / MODEL_FILE, folder / TRANSFORMER_FILE)
+    try:
+        summary = artefacts.read_summary(folder / CLUSTERS_FILE)
+        digests = artefacts.check_together(summary, folder / MODEL_FILE, folder / TRANSFORMER_FILE)
+        model, pipeline = (artefacts.load(folder / name, summary) for name in (MODEL_FILE, TRANSFORMER_FILE))
+    except ArtefactError as error:
+        raise ArtefactError(f"--like: {error}") from error
     version = artefacts.version_name([*digests.values(), artefacts.sha256(folder / CLUSTERS_FILE)])
-    model, pipeline = (artefacts.load(folder / name, summary) for name in (MODEL_FILE, TRANSFORMER_FILE))
     return Earlier(version, summary, model, pipeline)
 
 

@@ -20,11 +20,15 @@ import argparse
 import contextlib
 import logging
 import pprint
+import signal
 import sys
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))  # while the libraries load
 
 import coloredlogs
 import numpy as np
@@ -37,15 +41,16 @@ from sklearn.preprocessing import Normalizer
 from threadpoolctl import threadpool_limits
 
 import artefacts
-from artefacts import CLUSTERS_FILE, MODEL_FILE, TRANSFORMER_FILE, ArtefactError
+from artefacts import CLUSTERS_FILE, MODEL_FILE, TRANSFORMER_FILE
 from assigner import Assigned, Assigner, TermSums
-from assignment import ClusterError, add_engine_options, assign_all
+from assignment import add_engine_options, assign_all
 from assignment_file import add_assignments_option, assignment_file
 from baseline import measure_baseline
 from cluster_count import AUTO, DOCUMENTS_PER_CLUSTER, choose_clusters, cluster_numbers
 from clustering import fit_clusters
 from corpus import Corpus, CorpusError, add_dataset_options, draw_sample, source_of
 from documents import Batch
+from failure import told_in_one_line
 from help_formatter import HelpFormatter
 from lineage import as_start, continue_numbers, first_of_its_line, log_changes, read_earlier, renumber
 from projection import Lsa, composed
@@ -325,23 +330,8 @@ def main():
     logging.captureWarnings(True)  # as a line of the log, without a line of a library's source
     warnings.formatwarning = lambda message, *_: str(message)
     warnings.filterwarnings("ignore", "Number of distinct clusters")  # of each attempt; train says it of the model
-    try:
-        with assignment_file(arguments.assignments) as write_assignments:
-            train(arguments, write_assignments)
-    except CorpusError as error:
-        log.error(
-            "%s (--dataset takes 20newsgroups, aws-docs, a file, a folder or s3://bucket/prefix; see --help)", error
-        )
-        sys.exit(2)
-    except ArtefactError as error:
-        log.error("--like: %s", error)
-        sys.exit(2)
-    except (OSError, ClusterError) as error:
-        log.error("Nothing was written: %s", error)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        log.error("Interrupted: nothing was written")
-        sys.exit(130)
+    with told_in_one_line(log), assignment_file(arguments.assignments) as write_assignments:
+        train(arguments, write_assignments)
 
 
 if __name__ == "__main__":

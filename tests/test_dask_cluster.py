@@ -5,7 +5,6 @@ import csv
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +12,10 @@ import pytest
 import dask_cluster
 from assignment import ClusterError
 from conftest import ROOT, run_training
+from dask_processes import Cluster
 from free_port import free_port
 
-DASK = Path(sys.executable).with_name("dask")
 DOCUMENTS = 40_000  # ten batches
-START_SECONDS = 180
 
 
 @pytest.fixture(scope="module")
@@ -66,39 +64,10 @@ def assigning(model, table, path, *options):
             process.kill()
 
 
-class Cluster:
-    """A scheduler, and two workers with a core each, as processes."""
-
-    def __init__(self, folder):
-        self.address = f"tcp://127.0.0.1:{free_port()}"
-        self.log = (folder / "log").open("w+")
-        place = ["--no-dashboard", "--host", "127.0.0.1"]
-        self.scheduler = self.start("scheduler", *place, "--port", self.address.rpartition(":")[2])
-        self.workers = [
-            self.start("worker", self.address, *place, "--no-nanny", "--nthreads", "1", "--local-directory", folder)
-            for _ in range(2)
-        ]
-
-    def start(self, *command):
-        # From elsewhere, for a worker on another machine has none of the project's files.
-        return subprocess.Popen([str(word) for word in (DASK, *command)], stdout=self.log, stderr=self.log, cwd="/")
-
-    def stop(self):
-        for process in (*self.workers, self.scheduler):
-            process.kill()
-            process.wait()
-        self.log.close()
-
-
 @pytest.fixture
 def cluster(tmp_path):
-    cluster = Cluster(tmp_path)
-    try:
-        with dask_cluster.Client(cluster.address, timeout=START_SECONDS, set_as_default=False) as client:
-            client.wait_for_workers(2, timeout=START_SECONDS)
+    with Cluster(tmp_path) as cluster:
         yield cluster
-    finally:
-        cluster.stop()
 
 
 def wait_for(process, words: str):

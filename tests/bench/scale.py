@@ -2,7 +2,8 @@
 """Measure seconds, memory and rates of training and assigning, by the number of documents.
 
     python tests/bench/scale.py --documents 100000 1000000      a training and its assignments
-    python tests/bench/scale.py --rate                          the assigning alone, on one core
+    python tests/bench/scale.py --rate                          the reading and the assigning alone, on one core
+    python tests/bench/scale.py --engines                       one process, two, and two Dask workers
     python tests/bench/scale.py --sample-quality                fitted on a sample against fitted on all
 
 The corpora are made up of the words of aws-docs, each document of 400 bytes or so of one of its 20 labels, and kept in
@@ -11,8 +12,11 @@ The corpora are made up of the words of aws-docs, each document of 400 bytes or 
 
 import argparse
 import csv
+import functools
+import gzip
 import re
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -20,16 +24,19 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 from assign_documents import load_assigner
 from corpus import Source, load_corpus
+from dask_processes import Cluster
 
-TRAINING = Path(__file__).resolve().parents[2] / "scripts/text_clustering.py"
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 WORDS = 62
 OF_LABEL = 0.5  # of the words of a document; the others are of any label
 CHUNK = 10_000
 TAIL = 200_000  # words that are made up: names, numbers of orders, mistakes
 OF_TAIL = 0.03
+MIB = 2**20
 
 
 def main():
@@ -37,28 +44,32 @@ def main():
     parser.add_argument("--documents", type=int, nargs="+", default=[100_000])
     parser.add_argument("--folder", type=Path, default=Path("/tmp/scale"), help="where corpora and models are kept")
     parser.add_argument("--jobs", type=int, nargs="+", default=[2])
-    parser.add_argument("--rate", action="store_true", help="measure the assigning alone")
+    parser.add_argument("--gzip", action="store_true", help="keep the corpora compressed")
+    parser.add_argument("--rate", action="store_true", help="measure one core; needs the model of a training before")
+    parser.add_argument("--engines", action="store_true", help="compare engines; needs the model of a training before")
     parser.add_argument("--sample-quality", action="store_true", help="compare V-measures; takes long")
     parser.add_argument("options", nargs="*", help="for text_clustering.py, behind --")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    if arguments.rate:
-        measure_rate(arguments.folder, arguments.documents[0])
-    elif arguments.sample_quality:
-        compare_samples(arguments.folder, arguments.documents[0], arguments.options)
-    else:
-        print("documents   jobs  seconds      CPU  reading  fitting  assigning  documents/s  peak MiB  V-measure")
-        for documents in arguments.documents:
+    for documents in arguments.documents:
+        table = make_corpus(arguments.folder / f"{documents}.csv{'.gz' * arguments.gzip}", documents)
+        model = arguments.folder / f"model-{documents}"
+        if arguments.rate:
+            measure_rate(table, documents, model)
+        elif arguments.engines:
+            compare_engines(table, model, arguments.folder)
+        elif arguments.sample_quality:
+            compare_samples(table, documents, arguments.jobs[0], arguments.folder, arguments.options)
+        else:
             for jobs in arguments.jobs:
-                train(arguments.folder, documents, jobs, arguments.options)
+                train(table, documents, jobs, model, arguments.options)
 
 
 # -------------------------------------------------------------------------------------------------------- corpus
 
 
-def make_corpus(folder: Path, documents: int) -> Path:
+def make_corpus(path: Path, documents: int) -> Path:
     """A table of made-up documents with their labels."""
-    path = folder / f"{documents}.csv"
     if path.exists():
         return path
     rng = np.random.default_rng(documents)
@@ -71,7 +82,9 @@ def make_corpus(folder: Path, documents: int) -> Path:
     cumulated = np.cumsum(frequencies, axis=1) / frequencies.sum(axis=1, keepdims=True)
     of_all = np.cumsum(frequencies.sum(axis=0)) / frequencies.sum()
     labels = list(counts)
-    with path.with_suffix(".part").open("w", newline="") as file:
+    part = path.with_suffix(".part")
+    open_text = functools.partial(gzip.open, compresslevel=1) if path.suffix == ".gz" else open
+    with open_text(part, "wt", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["text", "label"])
         for begin in range(0, documents, CHUNK):
@@ -86,36 +99,39 @@ def make_corpus(folder: Path, documents: int) -> Path:
             tail = rng.random(texts.shape) < OF_TAIL
             texts[tail] = [f"x{number:x}q" for number in (TAIL * rng.random(tail.sum()) ** 3).astype(int)]
             writer.writerows((" ".join(text), labels[topic]) for text, topic in zip(texts, topics))
-    path.with_suffix(".part").rename(path)
-    return path
+    return part.rename(path)
 
 
 # ------------------------------------------------------------------------------------------------------ training
 
 
-def train(folder: Path, documents: int, jobs: int, options: list[str]) -> Path:
+def train(table: Path, documents: int, jobs: int, output: Path, options: list[str]):
     """Train, and print what it took."""
-    table, output = make_corpus(folder, documents), folder / f"model-{documents}"
-    command = [sys.executable, TRAINING, "--dataset", table, "--output-dir", output]
-    command += ["--jobs", jobs, "--assignments", output / "assignments.parquet", *options]
     output.mkdir(exist_ok=True)
+    command = ["text_clustering.py", "--dataset", table, "--output-dir", output, "--jobs", jobs]
+    command += ["--assignments", output / "assignments.parquet", *options]
+    seconds, cpu, peak, log = run(command)
+    phases = {name: float(took) for name, took in re.findall(r"INFO (\w+)[^\n]*: done in ([\d.]+) s", log)}
+    v_measure = re.search(r"V-measure: ([\d.]+)", log)[1]
+    print(
+        f"{documents:,} documents, {jobs} jobs: {seconds:.0f} s, {cpu:.0f} s of CPU; reading {phases['Reading']:.0f}, "
+        f"fitting {phases['Fitting']:.0f}, assigning {phases['Assigning']:.0f} s; "
+        f"peak {peak / MIB:,.0f} MiB; V-measure {v_measure}",
+        flush=True,
+    )
+
+
+def run(command: list) -> tuple[float, float, int, str]:
+    """Run a script; returns the seconds, the CPU seconds, the peak of memory in bytes, and the log."""
     start = time.perf_counter()
-    with (output / "log").open("w+") as log:
-        process = psutil.Popen([str(word) for word in command], stderr=log)
+    with tempfile.TemporaryFile("w+") as log:
+        process = psutil.Popen([sys.executable, SCRIPTS / command[0], *map(str, command[1:])], stderr=log)
         peak, cpu = watch(process)
         log.seek(0)
         text = log.read()
-    seconds = time.perf_counter() - start
     if process.returncode:
         sys.exit(text)
-    phases = {name: float(took) for name, took in re.findall(r"INFO (\w+)[^\n]*: done in ([\d.]+) s", text)}
-    v_measure = re.search(r"V-measure: ([\d.]+)", text)[1]
-    print(
-        f"{documents:10,}  {jobs:4}  {seconds:7.0f}  {cpu:7.0f}  {phases['Reading']:7.0f}  {phases['Fitting']:7.0f}  "
-        f"{phases['Assigning']:9.0f}  {documents / max(phases['Assigning'], 0.1):11,.0f}  {peak / 2**20:8.0f}  {v_measure:>9}",
-        flush=True,
-    )
-    return output
+    return time.perf_counter() - start, cpu, peak, text
 
 
 def watch(process: psutil.Popen) -> tuple[int, float]:
@@ -141,15 +157,14 @@ def family(process: psutil.Popen) -> list[psutil.Process]:
         return []
 
 
-# -------------------------------------------------------------------------------------------------------- single
+# ----------------------------------------------------------------------------------------------------- assigning
 
 
-def measure_rate(folder: Path, documents: int):
+def measure_rate(table: Path, documents: int, model: Path):
     """Documents a second of CPU time that one core reads, and assigns."""
-    output = folder / f"model-{documents}"
-    assigner = load_assigner(output / "model.joblib", output / "transformer.joblib")
+    assigner = load_assigner(model / "model.joblib", model / "transformer.joblib")
     start = time.process_time()
-    batches = list(Source(str(make_corpus(folder, documents))).batches())
+    batches = list(Source(str(table)).batches())
     print(f"reading: {documents / (time.process_time() - start):,.0f} documents a second and core")
     for method in ("assign", "assign_and_sum"):
         start = time.process_time()
@@ -158,11 +173,39 @@ def measure_rate(folder: Path, documents: int):
         print(f"{method}: {documents / (time.process_time() - start):,.0f} documents a second and core")
 
 
-def compare_samples(folder: Path, documents: int, options: list[str]):
+def compare_engines(table: Path, model: Path, folder: Path):
+    """Assign a table with one process, with two, and on two Dask workers; the rates are from the first batch on."""
+    assign(table, model, "--jobs", 1)
+    assign(table, model, "--jobs", 2)
+    with Cluster(folder) as cluster:
+        assign(table, model, "--dask", cluster.address)
+        peaks = [
+            re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{worker.pid}/status").read_text()) for worker in cluster.workers
+        ]
+        print("peak of each worker:", ", ".join(f"{int(peak[1]) / 1024:.0f} MiB" for peak in peaks))
+
+
+def assign(table: Path, model: Path, *engine):
+    command = ["assign_documents.py", "--dataset", table, "--assignments", model / "assigned.parquet"]
+    command += ["--model-path", model / "model.joblib", "--transformer-path", model / "transformer.joblib"]
+    seconds, cpu, peak, log = run([*command, *engine])
+    rate = re.findall(r"([\d,]+) documents assigned, ([\d,]+) a second", log)[-1]
+    print(
+        f"{' '.join(map(str, engine))}: {rate[0]} documents in {seconds:.1f} s, {rate[1]} a second; "
+        f"without the cluster {cpu:.0f} s of CPU, peak {peak / MIB:,.0f} MiB",
+        flush=True,
+    )
+
+
+# ------------------------------------------------------------------------------------------------------- quality
+
+
+def compare_samples(table: Path, documents: int, jobs: int, folder: Path, options: list[str]):
     for seed in range(3):
         for sample in (100_000, documents):
-            print(f"seed {seed}, fitted on {sample:,}:")
-            train(folder, documents, 2, ["--seed", str(seed), "--sample", str(sample), *options])
+            print(f"seed {seed}, fitted on {sample:,}: ", end="", flush=True)
+            sampled = ["--seed", str(seed), "--sample", str(sample), *options]
+            train(table, documents, jobs, folder / "model-of-sample", sampled)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,48 @@
+"""A Dask cluster of real processes: a scheduler, and two workers with a core each."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from distributed import Client
+
+from free_port import free_port
+
+DASK = Path(sys.executable).with_name("dask")
+START_SECONDS = 180
+
+
+class Cluster:
+    """Started on entering, ended on leaving; its log and the workers' files are in a folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __enter__(self):
+        self.address = f"tcp://127.0.0.1:{free_port()}"
+        self.log = (self.folder / "dask.log").open("w+")
+        self.scheduler = self.start("scheduler", "--port", self.address.rpartition(":")[2])
+        self.workers = []
+        for _ in range(2):
+            self.add_worker()
+        return self
+
+    def start(self, *command, executable=DASK) -> subprocess.Popen:
+        command = [executable, *command, "--no-dashboard", "--host", "127.0.0.1"]
+        # From elsewhere, for a worker on another machine has none of the project's files.
+        return subprocess.Popen([str(word) for word in command], stdout=self.log, stderr=self.log, cwd="/")
+
+    def add_worker(self, executable=DASK):
+        options = ["--no-nanny", "--nthreads", "1", "--local-directory", self.folder]
+        self.workers.append(self.start("worker", self.address, *options, executable=executable))
+        self.wait_for_workers(len(self.workers))
+
+    def wait_for_workers(self, number: int):
+        with Client(self.address, timeout=START_SECONDS, set_as_default=False) as client:
+            client.wait_for_workers(number, timeout=START_SECONDS)
+
+    def __exit__(self, *_):
+        for process in (*self.workers, self.scheduler):
+            process.kill()
+            process.wait()
+        self.log.close()
