@@ -5,6 +5,7 @@ import functools
 import logging
 import tempfile
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -60,6 +61,8 @@ def assign_all(
         Whatever the batches raise.
     """
     waiting, failures = deque(), []
+    # joblib's words on a pass that is broken off: why it was is told elsewhere
+    warnings.filterwarnings("ignore", "(?s).*You could benefit from adjusting the input task")
 
     def tasks(task):
         try:

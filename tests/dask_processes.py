@@ -1,5 +1,6 @@
 """A Dask cluster of real processes: a scheduler, and two workers with a core each."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,23 +24,28 @@ class Cluster:
         self.log = (self.folder / "dask.log").open("w+")
         self.scheduler = self.start("scheduler", "--port", self.address.rpartition(":")[2])
         self.workers = []
-        for _ in range(2):
-            self.add_worker()
+        try:
+            for _ in range(2):
+                self.add_worker()
+            self.wait_for_workers()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
-    def start(self, *command, executable=DASK) -> subprocess.Popen:
-        command = [executable, *command, "--no-dashboard", "--host", "127.0.0.1"]
+    def start(self, *command, **environment) -> subprocess.Popen:
+        command = [str(word) for word in (DASK, *command, "--no-dashboard", "--host", "127.0.0.1")]
+        environment = os.environ | {name: str(value) for name, value in environment.items()}
         # From elsewhere, for a worker on another machine has none of the project's files.
-        return subprocess.Popen([str(word) for word in command], stdout=self.log, stderr=self.log, cwd="/")
+        return subprocess.Popen(command, stdout=self.log, stderr=self.log, cwd="/", env=environment)
 
-    def add_worker(self, executable=DASK):
+    def add_worker(self, **environment):
         options = ["--no-nanny", "--nthreads", "1", "--local-directory", self.folder]
-        self.workers.append(self.start("worker", self.address, *options, executable=executable))
-        self.wait_for_workers(len(self.workers))
+        self.workers.append(self.start("worker", self.address, *options, **environment))
 
-    def wait_for_workers(self, number: int):
+    def wait_for_workers(self):
         with Client(self.address, timeout=START_SECONDS, set_as_default=False) as client:
-            client.wait_for_workers(number, timeout=START_SECONDS)
+            client.wait_for_workers(len(self.workers), timeout=START_SECONDS)
 
     def __exit__(self, *_):
         for process in (*self.workers, self.scheduler):

@@ -4,10 +4,13 @@ import csv
 import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -209,18 +212,77 @@ def descriptor_of(path) -> int:
     raise AssertionError(f"{path} is not open")
 
 
+def begin(*command):
+    """A script in a process group of its own, as a terminal starts it."""
+    command = [sys.executable, *map(str, command)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def wait_until(reached, process):
+    while not reached():
+        assert process.poll() is None
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize("phase", ["Reading", "Fitting LSA", "Assigning all documents ..."])
 def test_an_interruption_in_any_phase_leaves_nothing_behind(table, tmp_path, phase):
-    command = [sys.executable, ROOT / "scripts/text_clustering.py", "--dataset", table, "--sample", "500"]
-    command += ["--clusters", TOPICS, "--jobs", "2", "--output-dir", tmp_path, "--assignments", tmp_path / "out.csv"]
-    with subprocess.Popen([str(word) for word in command], stderr=subprocess.PIPE, text=True) as process:
-        while phase not in process.stderr.readline():
-            assert process.poll() is None
+    command = [ROOT / "scripts/text_clustering.py", "--dataset", table, "--sample", "500", "--clusters", TOPICS]
+    command += ["--jobs", "2", "--output-dir", tmp_path, "--assignments", tmp_path / "out.csv"]
+    with begin(*command) as process:
+        wait_until(lambda: phase in process.stderr.readline(), process)
         time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)
         errors = process.stderr.read()
     assert process.returncode == 130 and "Interrupted: nothing was written" in errors
     assert "Traceback" not in errors and list(tmp_path.iterdir()) == []
+
+
+def test_an_interruption_while_the_libraries_load_is_no_traceback(model, table, tmp_path):
+    with begin(ROOT / "scripts/text_clustering.py", "--dataset", table, "--output-dir", tmp_path) as process:
+        wait_until(lambda: "numpy" in Path(f"/proc/{process.pid}/maps").read_text(), process)
+        os.killpg(process.pid, signal.SIGINT)
+        errors = process.stderr.read()
+    assert process.returncode == 130 and "Traceback" not in errors, errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_assigning_is_one_line_and_leaves_nothing_behind(model, table, tmp_path):
+    command = [ROOT / "scripts/assign_documents.py", *paths(model), "--jobs", "2", "--dataset", *[table] * 50]
+    with begin(*command, "--assignments", tmp_path / "out.csv") as process:
+        wait_until(lambda: any(path.stat().st_size for path in tmp_path.iterdir()), process)
+        os.killpg(process.pid, signal.SIGINT)
+        errors = process.stderr.read()
+    assert process.returncode == 130 and errors.endswith("Interrupted: nothing was written\n"), errors
+    assert len(errors.splitlines()) == 1 and list(tmp_path.iterdir()) == [], errors
+
+
+def test_clusters_with_gaps_between_their_numbers_keep_them_in_table_summary_and_report(model, table, tmp_path):
+    rows = list(csv.DictReader(table.open(newline="")))
+    stay = [row for row in rows if row["label"] in ("topic 0", "topic 3")]
+    with (tmp_path / "later.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(stay)
+    options = ["--like", model, "--clusters", "2", "--report", "--assignments", tmp_path / "out.jsonl"]
+    run = run_training("--dataset", tmp_path / "later.csv", "--sample", "500", "--output-dir", tmp_path, *options)
+    assert run.returncode == 0, run.stderr
+    before = pyarrow.parquet.read_table(model / "assignments.parquet").to_pylist()
+    number_of = {rows[n]["label"]: row["cluster"] for n, row in enumerate(before) if n + 1 not in STRANGERS}
+    assigned = list(map(json.loads, (tmp_path / "out.jsonl").open()))
+    known = [(row["label"], answer) for row, answer in zip(stay, assigned) if "stranger" not in row["text"]]
+    numbers = {number_of["topic 0"], number_of["topic 3"]}
+    assert all(
+        answer["cluster"] == number_of[label] and {answer["cluster"], answer["runner_up"]} == numbers
+        for label, answer in known
+    )
+    summary = json.loads((tmp_path / "clusters.json").read_text())
+    assert {cluster["cluster"]: cluster["size"] for cluster in summary["clusters"]} == Counter(
+        number_of[label] for label, _ in known
+    )
+    report = (tmp_path / "report.html").read_text()
+    assert set(re.findall(r'id="cluster-(\d+)"', report)) == {str(number) for number in numbers}
+    run = assign("--dataset", tmp_path / "later.csv", *paths(tmp_path), "--assignments", tmp_path / "again.jsonl")
+    assert run.returncode == 0 and (tmp_path / "again.jsonl").read_text() == (tmp_path / "out.jsonl").read_text()
 
 
 def test_a_tally_is_the_same_however_the_documents_are_batched():

@@ -2,6 +2,8 @@
 
 import contextlib
 import csv
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -106,11 +108,50 @@ def test_a_scheduler_that_is_not_there_is_one_line(model, tables, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_worker_with_another_version_is_refused_by_its_name(cluster, monkeypatch):
+def test_a_task_that_dask_gives_up_is_one_line(cluster):
+    class Killer:
+        def assign(self, documents):
+            os._exit(1)
+
     with dask_cluster.Client(cluster.address, set_as_default=False) as client:
-        dask_cluster.check_versions(client)
+        client.run_on_scheduler(lambda dask_scheduler: setattr(dask_scheduler, "allowed_failures", 0))
+    with pytest.raises(ClusterError, match="was lost: Attempted to run task"):
+        list(dask_cluster.run_on_dask(cluster.address, Killer(), "assign", lambda task: iter([task(["a"])])))
+
+
+def test_an_interruption_leaves_nothing_behind_and_the_workers_at_work(cluster, model, tables, tmp_path):
+    with assigning(model, tables[1], tmp_path / "rows.csv", "--dask", cluster.address) as process:
+        wait_for(process, "Dask: 2 workers")
+        process.send_signal(signal.SIGINT)
+        errors = process.stderr.read()
+        assert process.wait() == 130
+    assert "Interrupted: nothing was written" in errors and len(errors.splitlines()) == 1, errors
+    assert not [path for path in tmp_path.iterdir() if "rows" in path.name]
+    with dask_cluster.Client(cluster.address, set_as_default=False) as client:
+        assert sorted(client.run(os.getpid).values()) == sorted(worker.pid for worker in cluster.workers)
+
+
+def test_a_worker_with_other_versions_is_refused_by_its_name_also_when_it_joins_late(cluster, model, tables, tmp_path):
+    other = tmp_path / "scikit_learn-0.9.1.dist-info"
+    other.mkdir()
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: scikit-learn\nVersion: 0.9.1\n")
+    with assigning(model, tables[1], tmp_path / "rows.csv", "--dask", cluster.address) as process:
+        wait_for(process, "Dask: 2 workers")
+        process.send_signal(signal.SIGSTOP)
+        cluster.add_worker(PYTHONPATH=tmp_path)
+        cluster.wait_for_workers()
+        process.send_signal(signal.SIGCONT)
+        errors = process.stderr.read()
+        assert process.wait() == 1
+    refused = r"Dask worker tcp://\S+ has scikit-learn 0.9.1, and \S+ is here: install scripts/requirements.txt there.$"
+    assert re.search(refused, errors) and len(errors.splitlines()) == 1, errors
+    assert not [path for path in tmp_path.iterdir() if "rows" in path.name]
+
+
+def test_a_worker_with_another_python_is_refused_by_its_name(cluster, monkeypatch):
+    with dask_cluster.Client(cluster.address, set_as_default=False) as client:
+        assert len(dask_cluster.check_versions(client, set())) == 2
         versions = dask_cluster.versions_here()
-        for name in ("python", "scikit-learn"):
-            monkeypatch.setattr(dask_cluster, "versions_here", lambda: versions | {name: "0.9.1"})
-            with pytest.raises(ClusterError, match=rf"Dask worker tcp://\S+ has {name} \S+, and 0.9.1 is here"):
-                dask_cluster.check_versions(client)
+        monkeypatch.setattr(dask_cluster, "versions_here", lambda: versions | {"python": "3.9.1"})
+        with pytest.raises(ClusterError, match=r"Dask worker tcp://\S+ has python \S+, and 3.9.1 is here"):
+            dask_cluster.check_versions(client, set())
