@@ -167,7 +167,9 @@ def load_newsgroups(data_home: str | None) -> Corpus:
         with download_progress(archive):
             posts = fetch_20newsgroups(subset="all", data_home=data_home)
     except OSError as error:
-        raise CorpusError(f"20 Newsgroups could not be downloaded or stored ({error}).") from error
+        raise CorpusError(
+            f"20 Newsgroups could not be downloaded or stored ({error}). --dataset aws-docs needs no network."
+        ) from error
     titles, documents = zip(*map(parse_post, posts.data))
     labels = [posts.target_names[target] for target in posts.target]
     return Corpus("20newsgroups", list(documents), list(titles), labels)
