@@ -32,7 +32,7 @@ clusters.json holds
         similarity  of these to the centroid: cosine by quantile, "0.05", "0.25", "0.5", "0.75" and "0.95"
     baseline    what else a service is held against: unknown, the share of the documents without a known term;
                 similarity, the same quantiles over all clusters
-    agreement_of_halves  {} or, where the number of clusters was chosen, the agreement by number (cluster_count.py)
+    agreement_of_halves  {} or, where the number of clusters was chosen, the share of clusters found again, by number
     lineage     {} or, of a model trained --like an earlier one: earlier, its version, created and dataset; versions,
                 its and those that it continues; documents, how many both assign; agreement, the share of them that
                 keep their number; next_number, which none has used yet; new, the numbers of clusters that continue

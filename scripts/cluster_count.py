@@ -1,18 +1,19 @@
-"""How many clusters a corpus without labels has: the number at which its halves agree best.
+"""How many clusters a corpus without labels has: the number at which its halves find the most clusters in common.
 
 Each half of the documents is clustered by itself, and the clusters of both halves then say where all documents belong.
-With too few clusters it is chance which topics share one, with too many which is split; so the agreement of the two
-(adjusted Rand index) is highest near the number of topics that the documents have. After Ben-Hur, Elisseeff and Guyon,
-"A stability based method for discovering structure in clustered data", PSB 2002.
+A cluster is found again if one of the other half shares more than half of the documents of both (Jaccard index). With
+too few clusters it is chance which topics share one, with too many which is split. After Hennig, "Cluster-wise
+assessment of cluster stability", Computational Statistics and Data Analysis 52, 2007.
 """
 
 import argparse
 import logging
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_matrix, diags
 from sklearn.decomposition import TruncatedSVD
-from sklearn.metrics import adjusted_rand_score
+from sklearn.metrics.cluster import contingency_matrix
 from sklearn.preprocessing import normalize
 
 from clustering import assign, search, squared_idf_factors, sums
@@ -20,9 +21,8 @@ from self_training import membership_directions
 
 SAMPLE = 5_000
 NUMBERS = 10
-SPLITS = 3
+SPLITS = 6
 ATTEMPTS = 4
-AS_GOOD = 0.05  # by so much single values go up and down by chance
 AUTO = (5, 50)
 DOCUMENTS_PER_CLUSTER = 5  # fewer are no cluster that anybody would tell from chance
 
@@ -53,7 +53,7 @@ def choose_clusters(weights: csr_matrix, lowest: int, highest: int, lsa: int, se
         weights: TF-IDF, unit rows of shape (documents, terms).
 
     Returns:
-        The number that is chosen, and the agreement of halves by number.
+        The number that is chosen, and by number the share of clusters that both halves find.
     """
     generator = np.random.default_rng(seed)
     sample = np.sort(generator.permutation(weights.shape[0])[:SAMPLE])
@@ -64,14 +64,16 @@ def choose_clusters(weights: csr_matrix, lowest: int, highest: int, lsa: int, se
 
     agreement = {}
     for number in sorted(set(np.geomspace(lowest, highest, NUMBERS).round().astype(int).tolist())):
-        scores = [
-            adjusted_rand_score(*(labels_by(light, vectors, half, number, generator) for half in both))
+        shares = [
+            share_found_again(*(labels_by(light, vectors, half, number, generator) for half in both), number)
             for both in halves
         ]
-        agreement[number] = round(float(np.mean(scores)), 4)
-        log.info("%d clusters: halves agree to %.3f", number, agreement[number])
+        agreement[number] = round(float(np.mean(shares)), 4)
+        log.info("%d clusters: halves have %.1f of them in common", number, number * agreement[number])
     chosen = best(agreement)
-    log.info("Chose %d clusters: the largest number at which halves of the documents agree as well as at any", chosen)
+    log.info(
+        "Chose %d clusters: there, halves have most clusters in common, those that they have not counted off", chosen
+    )
     if chosen in (lowest, highest) and lowest < highest:
         log.warning("%d is at an end of the range %d-%d: a wider one may hold a better number", chosen, lowest, highest)
     return chosen, agreement
@@ -86,6 +88,14 @@ def labels_by(
     return assign(turned, sums(turned[half], labels, clusters))
 
 
+def share_found_again(one: np.ndarray, other: np.ndarray, clusters: int) -> float:
+    """The share of clusters that have more than half of their documents, and of their partner's, in common."""
+    together = contingency_matrix(one, other)
+    pairs = linear_sum_assignment(together, maximize=True)
+    either = (together.sum(axis=1)[:, None] + together.sum(axis=0) - together)[pairs]
+    return float(np.sum(together[pairs] > either / 2) / clusters)
+
+
 def best(agreement: dict[int, float]) -> int:
-    """The largest number at which halves agree about as well as at the best: a topic in two parts is easily seen."""
-    return max(number for number, value in agreement.items() if value >= max(agreement.values()) - AS_GOOD)
+    """The number with the most clusters that are found again, less those that are not."""
+    return max(agreement, key=lambda number: number * (2 * agreement[number] - 1))
