@@ -62,21 +62,18 @@ def choose_clusters(weights: csr_matrix, lowest: int, highest: int, lsa: int, se
     vectors = normalize(TruncatedSVD(min(lsa, len(sample) - 1), n_iter=3, random_state=seed).fit_transform(light))
     halves = [np.array_split(generator.permutation(len(sample)), 2) for _ in range(SPLITS)]
 
-    agreement = {}
+    shares = {}
     for number in sorted(set(np.geomspace(lowest, highest, NUMBERS).round().astype(int).tolist())):
-        shares = [
+        shares[number] = [
             share_found_again(*(labels_by(light, vectors, half, number, generator) for half in both), number)
             for both in halves
         ]
-        agreement[number] = round(float(np.mean(shares)), 4)
-        log.info("%d clusters: halves have %.1f of them in common", number, number * agreement[number])
-    chosen = best(agreement)
-    log.info(
-        "Chose %d clusters: there, halves have most clusters in common, those that they have not counted off", chosen
-    )
+        log.info("%d clusters: halves have %.1f of them in common", number, number * np.mean(shares[number]))
+    chosen = best(shares)
+    log.info("Chose %d clusters: there, halves have most in common, those that they have not counted off", chosen)
     if chosen in (lowest, highest) and lowest < highest:
         log.warning("%d is at an end of the range %d-%d: a wider one may hold a better number", chosen, lowest, highest)
-    return chosen, agreement
+    return chosen, {number: round(float(np.mean(values)), 4) for number, values in shares.items()}
 
 
 def labels_by(
@@ -96,6 +93,15 @@ def share_found_again(one: np.ndarray, other: np.ndarray, clusters: int) -> floa
     return float(np.sum(together[pairs] > either / 2) / clusters)
 
 
-def best(agreement: dict[int, float]) -> int:
-    """The number with the most clusters that are found again, less those that are not."""
-    return max(agreement, key=lambda number: number * (2 * agreement[number] - 1))
+def best(shares: dict[int, list[float]]) -> int:
+    """The number with the most clusters that are found again, less those that are not.
+
+    Of those that are no worse by more than a standard error it is the largest: a topic in two parts is easily seen.
+
+    Args:
+        shares: of the clusters found again, in each of the splits, by number.
+    """
+    gains = {number: number * (2 * np.array(values) - 1) for number, values in shares.items()}
+    top = max(gains.values(), key=np.mean)
+    least = top.mean() - top.std(ddof=1) / np.sqrt(len(top))
+    return max(number for number, values in gains.items() if values.mean() >= least)

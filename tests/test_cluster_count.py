@@ -25,8 +25,10 @@ def test_the_number_of_plain_topics_is_found(topics):
     assert chosen == topics and agreement[chosen] > 0.9
 
 
-def test_of_numbers_that_are_about_as_good_the_largest_is_taken():
-    assert best({5: 0.3, 10: 0.63, 20: 0.6, 40: 0.5}) == 20
+def test_of_numbers_that_are_as_good_within_a_standard_error_the_largest_is_taken():
+    assert best({5: [0.3, 0.3], 10: [0.63, 0.63], 20: [0.6, 0.6], 40: [0.5, 0.5]}) == 20
+    assert best({8: [0.7, 0.9], 16: [0.6, 0.64], 32: [0.5, 0.5]}) == 16
+    assert best({8: [0.8, 0.8], 16: [0.6, 0.64], 32: [0.5, 0.5]}) == 8
 
 
 def test_arguments():
