@@ -9,6 +9,8 @@ python tests/bench/quality.py split help-600 --seeds 3
                            the bodies of the test half alone
 - skewed-0, -1, -2         20 Newsgroups, groups of 1000, 500, 333 ... posts, in three orders of the groups
 - help-600, help-60        help desk tickets, 60 % of them on one subject
+- small-25-2, -100-5, -300-20
+                           so many posts of so many groups
 """
 
 import argparse
@@ -36,6 +38,7 @@ from vocabulary import fit_vectorizer
 
 LSA = 300
 CORPORA = ["20newsgroups", "split", "aws-docs", "skewed-0", "skewed-1", "skewed-2", "help-600", "help-60"]
+CORPORA += ["small-25-2", "small-100-5", "small-300-20"]
 
 
 class Labelled(NamedTuple):
@@ -74,6 +77,8 @@ def load(name: str) -> list[Labelled]:
         return [Labelled(corpus.documents, corpus.labels)]
     if kind == "skewed":
         return [skewed(newsgroups("all"), int(number))]
+    if kind == "small":
+        return [small(newsgroups("all"), *map(int, number.split("-")))]
     if kind == "help":
         return [help_desk(int(number), int(number) // 3, int(number) // 3)]
     raise SystemExit(f"There is no corpus {name}; there are {', '.join(CORPORA)}.")
@@ -92,6 +97,13 @@ def skewed(corpus: Labelled, seed: int) -> Labelled:
     for rank, label in enumerate(generator.permutation(np.unique(labels)), start=1):
         kept.extend(generator.permutation(np.flatnonzero(labels == label))[: round(1_000 / rank)])
     return Labelled([corpus.documents[i] for i in sorted(kept)], labels[sorted(kept)].tolist())
+
+
+def small(corpus: Labelled, documents: int, groups: int) -> Labelled:
+    generator, labels = np.random.default_rng(0), np.array(corpus.labels)
+    kept = np.flatnonzero(np.isin(labels, generator.permutation(np.unique(labels))[:groups]))
+    kept = np.sort(generator.permutation(kept)[:documents])
+    return Labelled([corpus.documents[i] for i in kept], labels[kept].tolist())
 
 
 SUBJECTS = {
