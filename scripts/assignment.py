@@ -3,6 +3,7 @@
 import argparse
 import functools
 import logging
+import signal
 import tempfile
 import time
 import warnings
@@ -91,6 +92,13 @@ def run_here(jobs: int, assigner: Assigner, method: str, tasks: Callable[..., It
         model = Path(folder, "assigner.joblib")
         joblib.dump(assigner, model)
         parallel = Parallel(jobs, return_as="generator", batch_size=1, pre_dispatch="2 * n_jobs")
+        # The workers inherit it: Ctrl-C in a terminal is sent to them, too, who would answer with a traceback each.
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            started = parallel([delayed(int)()])
+        finally:
+            signal.signal(signal.SIGINT, handler)
+        list(started)
         yield from parallel(tasks(lambda documents: delayed(assign_batch)(model, method, documents)))
 
 
