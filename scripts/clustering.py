@@ -25,6 +25,7 @@ CROSSINGS = 24
 REFINEMENTS = 3
 SIZE_BIAS = 0.1
 CANDIDATES = 30
+DOCUMENTS_TO_LEARN = 50  # of a cluster: fewer do not tell a classifier what the cluster is about
 
 log = logging.getLogger("text_clustering")
 
@@ -92,15 +93,16 @@ def better_idf_factors(
 
     scikit-learn's idf is ln((1 + n) / (1 + df)) + 1. The square of that logarithm leaves the words of every document
     next to nothing, which no list of stop words does as well in long texts. Where one topic is most of the corpus, its
-    own words are the frequent ones. A few attempts in few dimensions tell which explains the documents better.
+    own words are the frequent ones. A few attempts in few dimensions tell which explains the documents better, in both
+    weightings: each prefers its own.
     """
     squared = squared_idf_factors(weights)
     choices, likelihoods = {"plain": np.ones_like(squared), "squared": squared}, {}
-    plain = weigh(weights, choices["plain"])
-    for name, factors in choices.items():
-        _, lsa_vectors = fit_lsa(weigh(weights, factors), min(lsa, LSA_TO_COMPARE), seed)
+    views = {name: weigh(weights, factors) for name, factors in choices.items()}
+    for name, own_view in views.items():
+        _, lsa_vectors = fit_lsa(own_view, min(lsa, LSA_TO_COMPARE), seed)
         attempts = attempt(lsa_vectors, start, clusters, ATTEMPTS_TO_COMPARE, generator)
-        likelihoods[name] = max(log_likelihood(plain, labels) for _, labels in attempts)
+        likelihoods[name] = max(sum(log_likelihood(view, labels) for view in views.values()) for _, labels in attempts)
     better = max(choices, key=likelihoods.get)
     log.info("TF-IDF with %s idf explains the documents better", better)
     return choices[better]
@@ -142,6 +144,8 @@ def develop(
         survivors = cross(lsa_vectors, attempts, clusters, generator)
     survivors = [naive_bayes_labels(weights, labels, rounds=2) for labels in survivors]
     likeliest = max(survivors, key=lambda labels: log_likelihood(weights, labels))
+    if len(likeliest) < DOCUMENTS_TO_LEARN * clusters:
+        return likeliest
     return self_train(weights, likeliest, clusters, generator)
 
 
