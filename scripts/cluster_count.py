@@ -21,7 +21,7 @@ from self_training import membership_directions
 
 SAMPLE = 5_000
 NUMBERS = 10
-SPLITS = 6
+SPLITS = 12
 ATTEMPTS = 4
 AUTO = (5, 50)
 DOCUMENTS_PER_CLUSTER = 5  # fewer are no cluster that anybody would tell from chance

@@ -17,6 +17,7 @@ import http.client
 import json
 import random
 import threading
+import time
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -63,6 +64,7 @@ class StubKServe(StubKubelet):
         self.starting_seconds = 0  # how long a pod takes to start
         self.refusal = None  # why Knative's webhook refuses what KServe makes
         self.stopping = threading.Event()
+        self.rounds = 0
         stub = self
 
         class Gateway(GatewayHandler):
@@ -93,6 +95,13 @@ class StubKServe(StubKubelet):
             pod for pods in self.pods.values() for pod in pods if (pod.namespace, pod.name) == (namespace, name)
         )
 
+    def settle(self):
+        """Wait until the controller has seen what the cluster holds now."""
+        seen = self.rounds
+        while self.rounds < seen + 2:
+            assert self.controller.is_alive()
+            time.sleep(0.05)
+
     # --- The controller -----------------------------------------------------------------------
 
     def run(self):
@@ -107,6 +116,7 @@ class StubKServe(StubKubelet):
                     for route in routes:
                         self.lead(route, services)
                     self.scale(services, routes)
+                self.rounds += 1
             except kubernetes.client.ApiException as error:
                 going = error.status in (404, 409) or "being terminated" in str(error.body)
                 if not going:  # gone or changed meanwhile: next round

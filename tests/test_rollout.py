@@ -239,6 +239,7 @@ def test_promote_after_a_rollback_says_what_brings_the_version_back(deploy, clus
 def test_a_predictor_that_died_is_named_and_not_the_ingress(deploy, cluster, kserve):
     succeeded(deploy(0, ingress=kserve.ingress))
     succeeded(deploy(1, ingress=kserve.ingress))
+    kserve.settle()
     [first, _] = kserve.pods[cluster.namespace, "textclustering", "predictor"]
     first.ready, first.failure = False, ("kserve-container", "CrashLoopBackOff", "back-off 5m0s restarting")
     kserve.set_replicas(first, 2)
