@@ -49,8 +49,11 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def load_assigner(model_path: Path, transformer_path: Path) -> Assigner:
+def load_assigner(model_path: Path, transformer_path: Path) -> tuple[Assigner, dict[int, str]]:
     """Load a model after the checks that the service makes.
+
+    Returns:
+        What assigns documents, and the names that people gave to clusters.
 
     Raises:
         ArtefactError: the files are missing, or do not belong together or to this scikit-learn.
@@ -59,15 +62,16 @@ def load_assigner(model_path: Path, transformer_path: Path) -> Assigner:
     artefacts.check_together(summary, model_path, transformer_path)
     lsa = Lsa(artefacts.load(transformer_path, summary))
     centroids = artefacts.load(model_path, summary).cluster_centers_
-    return Assigner(lsa, centroids, [cluster["cluster"] for cluster in summary["clusters"]])
+    names = {cluster["cluster"]: cluster["name"] for cluster in summary["clusters"] if "name" in cluster}
+    return Assigner(lsa, centroids, [cluster["cluster"] for cluster in summary["clusters"]]), names
 
 
 def assign(arguments: argparse.Namespace):
-    assigner = load_assigner(arguments.model_path, arguments.transformer_path)
+    assigner, names = load_assigner(arguments.model_path, arguments.transformer_path)
     source, sizes = source_of(arguments), Counter()
     with assignment_file(arguments.assignments) as write:
         for batch, assigned in assign_all(assigner, source.batches(), "assign", None, arguments.jobs, arguments.dask):
-            write(batch, assigned)
+            write(batch, assigned, names)
             sizes.update(assigned.clusters.tolist())
         source.findings.log(source.name)
         if not sizes:

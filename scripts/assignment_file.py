@@ -24,6 +24,7 @@ SCHEMA = pyarrow.schema(
         "document": pyarrow.string(),
         "title": pyarrow.string(),
         "cluster": pyarrow.int32(),
+        "cluster_name": pyarrow.string(),
         "similarity": pyarrow.float64(),
         "runner_up": pyarrow.int32(),
         "runner_up_similarity": pyarrow.float64(),
@@ -53,22 +54,22 @@ def assignment_path(text: str) -> Path:
 
 
 @contextlib.contextmanager
-def assignment_file(path: Path | None) -> Iterator[Callable[[Batch, Assigned], None]]:
+def assignment_file(path: Path | None) -> Iterator[Callable[[Batch, Assigned, dict[int, str]], None]]:
     """Write assignments batch by batch: into a file beside the one that is asked for, which it becomes at the end.
 
     Yields:
-        What writes a batch; without a path it does nothing.
+        What writes a batch, with the names that people gave to clusters; without a path it does nothing.
 
     Raises:
         OSError: the file cannot be written; one that was there before stays as it was.
     """
     if path is None:
-        yield lambda batch, assigned: None
+        yield lambda batch, assigned, names: None
         return
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
         try:
             with rows_written(file, path.name.casefold()) as write:
-                yield lambda batch, assigned: write(as_table(batch, assigned))
+                yield lambda batch, assigned, names: write(as_table(batch, assigned, names))
             file.flush()
             os.fsync(file.fileno())
             os.fchmod(file.fileno(), 0o666 & ~current_umask())
@@ -104,14 +105,15 @@ def rows_written(file: BinaryIO, name: str) -> Iterator[Callable[[pyarrow.Table]
         binary.close()
 
 
-def as_table(batch: Batch, assigned: Assigned) -> pyarrow.Table:
-    """The rows of a batch; what a document without a known term has not is null."""
+def as_table(batch: Batch, assigned: Assigned, names: dict[int, str]) -> pyarrow.Table:
+    """The rows of a batch; null is what a document without a known term, or a cluster without a name, has not."""
     unknown = assigned.clusters == NO_CLUSTER
     alone = assigned.runners_up == NO_CLUSTER
     columns = [
         batch.identities,
         batch.titles,
         assigned.clusters,
+        [names.get(cluster) for cluster in assigned.clusters.tolist()],
         pyarrow.array(assigned.similarities, mask=unknown),
         pyarrow.array(assigned.runners_up, mask=alone),
         pyarrow.array(assigned.runner_up_similarities, mask=alone),

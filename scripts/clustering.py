@@ -189,7 +189,7 @@ def complete(
     for _ in range(number_of_attempts if known < clusters else 1):
         centroids = normalize(sums(leading, start, known))
         for _ in range(clusters - known):
-            centroids = np.vstack([centroids, farthest(leading, centroids, generator)])
+            centroids = np.vstack([centroids, farthest(leading, start < 0, centroids, generator)])
         labels = (
             assign(leading, centroids) if known < clusters else np.where(start < 0, assign(leading, centroids), start)
         )
@@ -197,9 +197,12 @@ def complete(
     return sorted(attempts, key=lambda pair: -pair[0])
 
 
-def farthest(vectors: np.ndarray, centroids: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """The document, of some, that as a further centroid would be the nearest by most: greedy k-means++."""
-    candidates = vectors[generator.choice(len(vectors), min(len(vectors), CANDIDATES), replace=False)]
+def farthest(
+    vectors: np.ndarray, doubtful: np.ndarray, centroids: np.ndarray, generator: np.random.Generator
+) -> np.ndarray:
+    """The document, of some of the doubtful, that as a further centroid would be the nearest by most: k-means++."""
+    places = np.flatnonzero(doubtful) if doubtful.any() else np.arange(len(vectors))
+    candidates = vectors[generator.choice(places, min(len(places), CANDIDATES), replace=False)]
     gains = vectors @ candidates.T - (vectors @ centroids.T).max(axis=1, keepdims=True)
     return candidates[gains.clip(0).sum(axis=0).argmax()]
 

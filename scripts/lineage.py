@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans
+from sklearn.preprocessing import normalize
 
 import artefacts
 from artefacts import CLUSTERS_FILE, MODEL_FILE, TRANSFORMER_FILE, ArtefactError
@@ -24,6 +25,7 @@ from bucket import Bucket
 # that merged. Strays that an old cluster has in a corpus without its topic are far below.
 CONTINUES = 0.2
 GONE = 0.2  # a cluster with less than this part of its share in the documents has lost its topic, and keeps strays
+DOUBTFUL = 0.05  # of the documents are the least like the clusters of the earlier model
 MAIN_PART = 0.5  # of the documents of a cluster: what it was split from, or merged into
 SAME_SIZE = 1.25
 OUT_OF_REACH = 1_000.0
@@ -39,10 +41,12 @@ class Earlier(NamedTuple):
     model: KMeans
     pipeline: object
 
-    def assign(self, documents: list[str]) -> np.ndarray:
-        """The cluster numbers of documents, -1 where it knows no term, shape (documents,)."""
+    def assign(self, documents: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """The cluster numbers of documents, -1 where it knows no term, and the cosines to the centroids of these."""
         vectors = self.pipeline.transform(documents)
-        return np.where(vectors.any(axis=1), self.model.predict(vectors), -1)
+        numbers = self.model.predict(vectors)
+        similarities = np.einsum("ij,ij->i", vectors, normalize(self.model.cluster_centers_)[numbers])
+        return np.where(vectors.any(axis=1), numbers, -1), similarities
 
 
 class Continuation(NamedTuple):
@@ -51,6 +55,10 @@ class Continuation(NamedTuple):
     numbers: list[int]  # of each new cluster
     inherited: list[dict]  # what each has from the one that it continues: continues and name of clusters.json
     lineage: dict  # of clusters.json
+
+    def names(self) -> dict[int, str]:
+        """The names that people gave to the clusters, by number."""
+        return {number: of["name"] for number, of in zip(self.numbers, self.inherited) if "name" in of}
 
 
 # ----------------------------------------------------------------------------------------------------------- read
@@ -96,8 +104,15 @@ def load_earlier(folder: Path) -> Earlier:
 # ---------------------------------------------------------------------------------------------------------- match
 
 
-def as_start(earlier: Earlier, assigned: np.ndarray, clusters: int) -> np.ndarray | None:
+def as_start(earlier: Earlier, assigned: np.ndarray, similarities: np.ndarray, clusters: int) -> np.ndarray | None:
     """The clusters of an earlier model as a start for so many new ones: those that are not gone, the largest first.
+
+    Where they leave room for others, the documents that are the least like theirs are in none: a topic that is new is
+    among them. With a group of 20 Newsgroups added, its posts were 32 to 75 % of them.
+
+    Args:
+        assigned: the cluster numbers of the documents by the earlier model, -1 for none.
+        similarities: the cosines to the centroids of these.
 
     Returns:
         The cluster of each document, from 0 on, -1 for none; None where no cluster is left.
@@ -107,6 +122,8 @@ def as_start(earlier: Earlier, assigned: np.ndarray, clusters: int) -> np.ndarra
     start = np.full(len(assigned), -1)
     for place, number in enumerate(largest_first[:clusters]):
         start[assigned == number] = place
+    if len(sizes) < clusters:
+        start[similarities < np.quantile(similarities, DOUBTFUL)] = -1
     return start if largest_first else None
 
 

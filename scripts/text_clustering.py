@@ -185,7 +185,7 @@ def assign_sample(
     return corpus.as_batch(), (assigned, assigner.sum_terms(weights, assigned.clusters))
 
 
-def train(arguments: argparse.Namespace, write_assignments: Callable[[Batch, Assigned], None]):
+def train(arguments: argparse.Namespace, write_assignments: Callable[[Batch, Assigned, dict[int, str]], None]):
     """Read a sample, fit, assign all documents, report, save."""
     if arguments.report:
         from report import (
@@ -224,8 +224,8 @@ def train(arguments: argparse.Namespace, write_assignments: Callable[[Batch, Ass
     start = None
     if earlier:
         with timed(f"Assigning by the earlier model {earlier.version}"):
-            before = earlier.assign(corpus.select(known).documents)
-        start = as_start(earlier, before, clusters)
+            before, similarities = earlier.assign(corpus.select(known).documents)
+        start = as_start(earlier, before, similarities, clusters)
     # One thread: more would save a few seconds on an idle machine and cost minutes on a busy one, where they wait for
     # each other; and the order of their sums would make the clusters depend on the number of cores.
     with threadpool_limits(1), timed(f"Fitting LSA and k-means with {clusters} clusters"):
@@ -256,11 +256,11 @@ def train(arguments: argparse.Namespace, write_assignments: Callable[[Batch, Ass
         assigned = [assign_sample(assigner, corpus, weights, known, vectors)]
     else:
         assigned = assign_all(assigner, source.batches(), "assign_and_sum", documents, arguments.jobs, arguments.dask)
-    tally = Tally(len(model.cluster_centers_), weights.shape[1])
+    tally, names = Tally(len(model.cluster_centers_), weights.shape[1]), continuation.names()
     with timed("Assigning all documents"):
         for batch, (where, sums) in assigned:
             tally.add(batch, where, sums)
-            write_assignments(batch, where)
+            write_assignments(batch, where, names)
     if tally.documents != documents:
         raise CorpusError(
             f"{source.name} had {documents} documents and then {tally.documents}: it was changed meanwhile."

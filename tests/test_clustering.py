@@ -66,6 +66,19 @@ def test_a_model_of_before_is_the_start():
     assert adjusted_rand_score(labels, model.labels_) == 1
 
 
+@pytest.mark.parametrize("doubtful", [1, 3])
+def test_a_new_cluster_is_looked_for_among_the_documents_that_the_start_leaves_out(doubtful):
+    rng, topics = np.random.default_rng(0), np.repeat(np.arange(4), 40)
+    # Topics 0 and 1 share half of their words, and so do 2 and 3: either pair may be the one to be told apart.
+    words = [[f"pair{topic // 2}{letter}" for letter in "abcdef"] + [f"own{topic}{letter}" for letter in "abcdef"]
+             for topic in range(4)]  # fmt: skip
+    documents = [" ".join(rng.choice(words[topic], 8)) for topic in topics]
+    start = np.where(topics == doubtful, -1, topics // 2)
+    _, _, model, _ = fit(documents, 3, start=start)
+    expected = np.where(topics == doubtful, 2, topics // 2)
+    assert adjusted_rand_score(expected, model.labels_) > 0.9
+
+
 def test_the_same_seed_makes_the_same_files(tmp_path):
     sums = []
     for run in ("first", "second"):

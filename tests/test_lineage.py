@@ -11,7 +11,7 @@ from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.preprocessing import normalize
 
 from conftest import ROOT, log_of, run_training, start, start_transformer, stop, wait_until_ready
-from lineage import Earlier, changes, continue_numbers, renumber
+from lineage import Earlier, as_start, changes, continue_numbers, renumber
 
 TOPICS = {
     "hockey": "goalie puck rink playoff skates referee overtime team coach penalty",
@@ -70,7 +70,8 @@ def line(tmp_path_factory):
     (root / "names.txt").write_text(f"{answers(first, 'space')['space']} Raumfahrt & Sterne # for all\n\n")
     assert name_clusters(root / "names.txt", "--model-dir", first).returncode == 0
     second = train(root / "second", "hockey", "space", "cooking", seed=1, options=("--like", first))
-    third = train(root / "third", "hockey", "space", "cooking", "music", seed=2, options=("--like", second, "--report"))
+    options = ("--like", second, "--report", "--assignments", root / "assignments.jsonl")
+    third = train(root / "third", "hockey", "space", "cooking", "music", seed=2, options=options)
     return first, second, third
 
 
@@ -128,6 +129,24 @@ def test_names_survive_with_the_numbers_that_they_belong_to(line):
         number = answers(folder, "space")["space"]
         named = {cluster["cluster"]: cluster["name"] for cluster in summary_in(folder)["clusters"] if "name" in cluster}
         assert named == {number: "Raumfahrt & Sterne"}
+
+
+def test_names_stand_beside_the_numbers_in_the_assignments_of_a_training_and_of_assign_documents(line, tmp_path):
+    number = answers(line[2], "space")["space"]
+    run = subprocess.run(
+        [
+            *(sys.executable, ROOT / "scripts/assign_documents.py", "--dataset", line[2] / "corpus.jsonl"),
+            *("--model-path", line[2] / "model.joblib", "--transformer-path", line[2] / "transformer.joblib"),
+            *("--assignments", tmp_path / "again.jsonl", "--jobs", "1"),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    for file in (line[2].parent / "assignments.jsonl", tmp_path / "again.jsonl"):
+        names = {(row["cluster"], row["cluster_name"]) for row in map(json.loads, file.open())}
+        assert (number, "Raumfahrt & Sterne") in names and len(names) == 4
+        assert {name for cluster, name in names if cluster != number} == {None}
 
 
 def test_names_are_put_into_a_report_that_is_there(line, tmp_path):
@@ -211,6 +230,14 @@ def continuation_of(old: list[int], new: list[int], next_number=None):
     ]
     summary = {"clusters": described, "lineage": continuation.lineage, "dataset": {"documents": len(new)}}
     return continuation, {row["cluster"]: row["what"] for row in changes(summary)}
+
+
+def test_a_new_cluster_starts_from_the_documents_that_are_the_least_like_the_earlier_clusters():
+    summary = {"clusters": [{"cluster": 0, "size": 50}, {"cluster": 4, "size": 50}]}
+    assigned, similarities = np.repeat([0, 4], [60, 40]), np.linspace(0, 1, 100)
+    earlier = Earlier("v1", summary, None, None)
+    assert as_start(earlier, assigned, similarities, 2).tolist() == [0] * 60 + [1] * 40
+    assert as_start(earlier, assigned, similarities, 3).tolist() == [-1] * 5 + [0] * 55 + [1] * 40
 
 
 def test_a_cluster_that_splits_keeps_its_number_for_the_larger_part():

@@ -162,7 +162,7 @@ def family(process: psutil.Popen) -> list[psutil.Process]:
 
 def measure_rate(table: Path, documents: int, model: Path):
     """Documents a second of CPU time that one core reads, and assigns."""
-    assigner = load_assigner(model / "model.joblib", model / "transformer.joblib")
+    assigner, _ = load_assigner(model / "model.joblib", model / "transformer.joblib")
     start = time.process_time()
     batches = list(Source(str(table)).batches())
     print(f"reading: {documents / (time.process_time() - start):,.0f} documents a second and core")

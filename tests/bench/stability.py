@@ -58,7 +58,7 @@ def main():
 
     def agreement(one: Earlier, other: Earlier, members: np.ndarray = held_out) -> float:
         texts = documents[members].tolist()
-        return float(np.mean(one.assign(texts) == other.assign(texts)))
+        return float(np.mean(one.assign(texts)[0] == other.assign(texts)[0]))
 
     fewer, more = part(rest[2_000:]), part(rest)
     halves = part(rest[::2]), part(rest[1::2])
@@ -85,7 +85,7 @@ def main():
     for seed, topic in enumerate(np.unique(labels)[:: len(np.unique(labels)) // seeds][:seeds]):
         others, kept = part(rest[labels[rest] != topic]), held_out[labels[held_out] != topic]
         whole = train(more, seed)
-        number = most_frequent(whole.assign(documents[rest][labels[rest] == topic].tolist()))
+        number = most_frequent(whole.assign(documents[rest][labels[rest] == topic].tolist())[0])
         removed = train(others, seed + 100, whole, CLUSTERS - 1)
         gone = number_set(whole) - number_set(removed)
         print(
@@ -94,7 +94,7 @@ def main():
             flush=True,
         )
         added = train(more, seed + 200, removed, CLUSTERS)
-        new = most_frequent(added.assign(documents[rest][labels[rest] == topic].tolist()))
+        new = most_frequent(added.assign(documents[rest][labels[rest] == topic].tolist())[0])
         print(
             f"{topic} back again: gone {sorted(number_set(removed) - number_set(added))}, "
             f"new {sorted(number_set(added) - number_set(removed))}, its posts in {new}, "
@@ -105,8 +105,10 @@ def main():
 
 def train(part: Part, seed: int, earlier: Earlier | None = None, clusters: int = CLUSTERS) -> Earlier:
     """Train as text_clustering.py does."""
-    assigned = earlier.assign(part.documents) if earlier else None
-    start = as_start(earlier, assigned, clusters) if earlier else None
+    start = None
+    if earlier:
+        assigned, similarities = earlier.assign(part.documents)
+        start = as_start(earlier, assigned, similarities, clusters)
     with threadpool_limits(1):
         svd, model, _, _ = fit_clusters(part.weights, clusters, LSA, True, seed, False, start)
     continuation = first_of_its_line(clusters)
