@@ -98,14 +98,19 @@ class Predictor:
             self.doubted.set()
             raise
 
-    async def ask_once(self, vectors: np.ndarray, headers: dict | None = None) -> list[int]:
+    async def ask_once(self, vectors: np.ndarray, headers: dict | None = None, knock: bool = False) -> list[int]:
         """Ask, and hold the answer against the centroids of clusters.json.
+
+        Args:
+            knock: see first whether anybody is there.
 
         Raises:
             TimeoutError: somebody on the way did not get an answer in time.
             PredictorGone, PredictorUnavailable: as in ask.
         """
         try:
+            if knock:
+                await self.knock()
             numbers = await self.ask_over(vectors, headers)
             expected = len(numbers) == len(vectors) and all(isinstance(number, int) for number in numbers)
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:  # also killed amid its answer
@@ -145,15 +150,31 @@ class Predictor:
             data=orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY),
             headers=append_forwardable_headers(headers, {"content-type": "application/json"}),
         ) as response:
-            answer = await response.read()
-            if response.status == 504:
-                raise TimeoutError
             if response.status != 200:
-                # 502 and 503 are what proxies say when there is nobody behind them.
-                kind = PredictorGone if response.status in (502, 503) else PredictorUnavailable
-                said = answer[:300].decode(errors="replace")
-                raise kind(f"{self.name} failed: {response.status} {response.reason} {said}")
-        return orjson.loads(answer)
+                raise await self.failure(response)
+            return orjson.loads(await response.read())
+
+    async def knock(self):
+        """Ask for nothing much, and without a body.
+
+        Knative's activator holds requests back while no pod of the predictor is ready, and counts them as load, for which
+        it wants a pod. One without a body it drops when its client leaves. One with a body it keeps for five minutes: Go's
+        server looks after its client only once the body is read (registerOnHitEOF in its net/http/server.go).
+        """
+        if self.config.protocol == "grpc-v2":
+            return  # there a client that leaves says so
+        async with self.session.get(self.config.predictor_base_url) as response:
+            if response.status in (502, 503, 504):
+                raise await self.failure(response)
+
+    async def failure(self, response: aiohttp.ClientResponse) -> Exception:
+        """What an answer with an error says about the predictor."""
+        if response.status == 504:
+            return TimeoutError()
+        said = (await response.read())[:300].decode(errors="replace")
+        # 502 and 503 are what proxies say when there is nobody behind them.
+        kind = PredictorGone if response.status in (502, 503) else PredictorUnavailable
+        return kind(f"{self.name} failed: {response.status} {response.reason} {said}")
 
     @functools.cached_property
     def session(self) -> aiohttp.ClientSession:
@@ -234,7 +255,7 @@ class Predictor:
         asked = time.monotonic()
         try:
             async with asyncio.timeout(self.config.timeout):
-                await self.ask_once(self.centroids)
+                await self.ask_once(self.centroids, knock=True)
         except (TimeoutError, PredictorGone) as error:
             # Clients wait for a predictor that may be restarting, but not for one that has been away for long.
             reason = error.reason if isinstance(error, PredictorGone) else f"{self.name} does not answer."

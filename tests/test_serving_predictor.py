@@ -184,6 +184,27 @@ def test_after_each_check_requests_go_over_new_connections():
     assert before == again == check != after
 
 
+def test_a_check_that_nobody_answers_leaves_no_request_with_a_body():
+    """Knative's activator would go on holding it, as load for which a version that failed gets a pod."""
+    held = []
+
+    async def hold(request):
+        held.append(request.method)
+        await asyncio.sleep(60)
+
+    async def check():
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", hold)
+        async with TestServer(app) as server:
+            config = PredictorConfig(f"127.0.0.1:{server.port}", "v1", predictor_request_timeout_seconds=1)
+            predictor = Predictor(config, NAME, None, 2)
+            assert not await predictor.check()
+            await predictor.close()
+
+    asyncio.run(check())
+    assert held == ["GET"]
+
+
 def test_transformer_is_not_ready_in_front_of_a_predictor_of_another_shape(artefacts, tmp_path):
     model = joblib.load(artefacts / "model.joblib")
     model.cluster_centers_ = model.cluster_centers_[:, 1:].copy()
