@@ -124,12 +124,11 @@ def is_ready(pod):
 def is_stuck(pods):
     """Whether a pod is in a state that it seldom leaves, or its container crashes again and again.
 
-    A container that crashes after some seconds is running whenever one looks at the wrong moment.
+    A container that crashes after some seconds is running whenever one looks at the wrong moment, and on Knative ready as
+    well: its readiness probe is the queue-proxy's.
     """
     return any(kind in STUCK for pod in pods for _, kind, _ in troubles(pod)) or any(
-        container.get("restartCount", 0) >= 2 and not container.get("ready")
-        for pod in pods
-        for container in containers(pod)
+        container.get("restartCount", 0) >= 2 for pod in pods if not is_ready(pod) for container in containers(pod)
     )
 
 
@@ -152,7 +151,7 @@ def troubles(pod):
             found.append((container["name"], waiting.get("reason", ""), message))
         elif ended and ended.get("exitCode"):
             found.append((container["name"], ended.get("reason", ""), ending(ended)))
-        elif before.get("exitCode") and not container.get("ready") and container["state"].get("running"):
+        elif before.get("exitCode") and not is_ready(pod) and container["state"].get("running"):
             found.append((container["name"], "restarted", ending(before)))
     return found
 

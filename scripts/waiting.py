@@ -4,7 +4,7 @@ import logging
 import time
 
 from deployed_service import condition_of, in_words
-from diagnosis import explain, is_ready, is_stuck, pods_of, reason, refusal, unmet_conditions
+from diagnosis import explain, is_ready, is_stuck, pods_of, reason, refusal, troubles, unmet_conditions
 from failure import Failure
 from manifests import signature
 
@@ -87,20 +87,23 @@ def readiness(view, spec):
     states = {}
     for name in spec:
         condition, status = view.condition(f"{name.capitalize()}Ready"), view.component(name)
+        refused = reason(condition) if condition.get("reason") == "ReconcileFailed" else None
         if view.on_knative:
             created = status.get("latestCreatedRevision")
             current = signature(view.revisions.get(created)) == signature(spec[name])
             ready = current and status.get("latestReadyRevision") == created
             # The component's own condition may still tell of the revision before, or of a route without any.
             own = condition_of(view.revisions.get(created), "Ready")
+            pods = pods_of(view, {name: spec[name]})
+            if own["status"] == "False" and pods and not any(troubles(pod) for pod in pods):
+                own = condition = {"status": "Unknown"}  # both tell why there was no room until the pods are ready
         else:
             own = condition
             current, ready = True, any(is_ready(pod) for pod in view.pods if signature(pod) == signature(spec[name]))
-        refused = condition.get("reason") == "ReconcileFailed"
         if ready and condition["status"] == "True":
             states[name] = "ready"
         elif refused or (current and own["status"] == "False"):
-            states[name] = f"failed, {reason(condition if refused else own)}"
+            states[name] = f"failed, {refused or reason(own)}"
         else:
             states[name] = ", ".join(filter(None, ("starting", reason(condition) if current else "")))
     ingress = view.condition("IngressReady")

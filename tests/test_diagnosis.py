@@ -10,17 +10,17 @@ from diagnosis import advise, is_over, is_stuck, refusal, troubles, warnings
 from waiting import readiness
 
 
-def pod(container=None, scheduled="True", **status):
-    conditions = [{"type": "PodScheduled", "status": scheduled}]
+def pod(container=None, scheduled="True", ready="False", **status):
+    conditions = [{"type": "PodScheduled", "status": scheduled}, {"type": "Ready", "status": ready}]
     return {"status": {"conditions": conditions, "containerStatuses": [container] if container else [], **status}}
 
 
 def running(restarts, reason="Error", code=1):
-    """A container that crashed, and runs again for the moment."""
+    """A container that crashed, and runs again for the moment: ready, as its readiness probe is the queue-proxy's."""
     ended = {"terminated": {"reason": reason, "exitCode": code}}
     return {
         "name": "kserve-container",
-        "ready": False,
+        "ready": True,
         "restartCount": restarts,
         "state": {"running": {"startedAt": "2026-11-25T10:00:00Z"}},
         "lastState": ended if restarts else {},
@@ -40,7 +40,9 @@ def waiting(reason, message, last=None):
 def test_a_container_that_crashes_after_some_seconds_is_stuck_also_while_it_runs():
     assert not is_stuck([pod(running(0))]) and not is_stuck([pod(running(1))])
     assert is_stuck([pod(running(2))])
-    assert not is_stuck([pod({**running(2), "ready": True})])
+    assert not is_stuck([pod(running(2), ready="True")])
+    assert troubles(pod(running(2))) == [("kserve-container", "restarted", "(Error, exit status 1)")]
+    assert troubles(pod(running(2), ready="True")) == []
 
 
 def test_out_of_memory_is_said_in_crash_loop_back_off():
@@ -135,6 +137,25 @@ def test_a_new_revision_has_not_failed_because_the_one_before_did():
     assert readiness(view, spec)["predictor"].startswith("starting")
     own |= {"status": "False", "message": "it crashes"}
     assert readiness(view, spec)["predictor"] == "failed, it crashes"
+
+
+def test_a_version_that_got_its_room_has_not_failed():
+    """As Knative has it: the revision tells of the missing room until its pods are ready."""
+    no_room = {"status": "False", "message": "0/1 nodes are available: 1 Insufficient cpu."}
+    spec = {"predictor": {"annotations": {"mlops-poc/spec-sha256": "new"}}}
+    service = {
+        "spec": spec,
+        "status": {
+            "deploymentMode": "Knative",
+            "components": {"predictor": {"latestCreatedRevision": "p-00002"}},
+            "conditions": [{"type": "PredictorReady", **no_room}],
+        },
+    }
+    revision = {"metadata": spec["predictor"], "status": {"conditions": [{"type": "Ready", **no_room}]}}
+    labelled = {"metadata": {**spec["predictor"], "labels": {"serving.knative.dev/revision": "p-00002"}}}
+    waits, starts = ({**labelled, **pod(scheduled=scheduled)} for scheduled in ("False", "True"))
+    assert readiness(View(service, {"p-00002": revision}, {}, [waits]), spec)["predictor"].startswith("failed, 0/1")
+    assert readiness(View(service, {"p-00002": revision}, {}, [starts]), spec)["predictor"] == "starting"
 
 
 def test_a_missing_runtime_is_a_refusal():
