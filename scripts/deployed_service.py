@@ -152,6 +152,17 @@ class DeployedService:
         """Let a version stand by: its pods stay, and it answers at the host of its own Route."""
         self.kubectl.apply(standby_route(service, revisions))
 
+    def annotate_revisions(self, names, annotations):
+        self.kubectl.run(
+            "annotate",
+            "revisions.serving.knative.dev",
+            *names,
+            "-n",
+            self.kubectl.namespace,
+            "--overwrite",
+            *(f"{name}={value}" for name, value in annotations.items()),
+        )
+
     def delete(self):
         for kind, name in (
             (KSERVE_KIND, self.name),

@@ -15,7 +15,7 @@ SPEC_ANNOTATION = "mlops-poc/spec-sha256"
 STORE_ANNOTATION = "mlops-poc/store"
 UPLOADED_ANNOTATION = "mlops-poc/uploaded"
 ATTEMPT_ANNOTATION = "mlops-poc/attempt"
-WITHDRAWN_ANNOTATION = "mlops-poc/withdrawn"
+MIN_SCALE_ANNOTATION = "autoscaling.knative.dev/min-scale"  # of revisions, where KServe puts minReplicas
 # Where Prometheus finds the metrics of a pod: at the model server itself. KServe's own annotation, set to "true", would
 # turn the port into the one of Knative's queue-proxy, which tells of requests, not of documents, and only where the
 # cluster's config-observability says so (kserve/kserve, pkg/webhook/admission/pod/metrics_aggregate_injector.go).

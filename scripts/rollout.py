@@ -12,13 +12,13 @@ requests to a component's revision as soon as it is ready. So
 import logging
 from datetime import UTC, datetime
 
-from deployed_service import in_words
+from deployed_service import condition_of, in_words
 from diagnosis import refusal, unmet_conditions
 from failure import Failure
 from gateway import WrongAnswer
 from manifests import (
     ATTEMPT_ANNOTATION,
-    WITHDRAWN_ANNOTATION,
+    MIN_SCALE_ANNOTATION,
     annotation,
     inference_service,
     pin_transformer,
@@ -32,6 +32,16 @@ from waiting import (
     wait_for_standby,
     wait_until_ready,
 )
+
+# With these Knative takes the pods of a revision that was never ready. The deadline changes the pods, so each is made anew
+# once, but without it they would stay for ten minutes. A revision without a ready pod has no figures once nobody asks it,
+# and is left as it was, unless the activator's figures are said to be all there are (StableAndPanicConcurrency in
+# knative/serving, pkg/autoscaler/metrics/collector.go). 6 s is the shortest time that the last request may count.
+GIVEN_UP = {
+    "serving.knative.dev/progress-deadline": "1s",
+    "autoscaling.knative.dev/target-burst-capacity": "-1",
+    "autoscaling.knative.dev/window": "6s",
+}
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +85,7 @@ def next_attempt(view, settings, content):
     if signature(newest) != signature(inference_service(settings, tried)["spec"]["predictor"]):
         return content
     components = [view.revisions.get(view.newest(name)) for name in view.components]
-    if any(annotation(revision, WITHDRAWN_ANNOTATION) for revision in components):
+    if any(annotation(revision, MIN_SCALE_ANNOTATION) == "0" for revision in components):  # withdrawn
         return content._replace(attempt=datetime.now(UTC).isoformat(timespec="seconds"))
     return tried
 
@@ -156,17 +166,10 @@ def withdraw(deployed, spec, before):
     failed = [revision for revision in failed if revision not in used]
     if not failed:
         return
-    deployed.kubectl.run(
-        "annotate",
-        "revisions.serving.knative.dev",
-        *failed,
-        "-n",
-        deployed.kubectl.namespace,
-        "--overwrite",
-        f"{WITHDRAWN_ANNOTATION}=true",
-        "autoscaling.knative.dev/min-scale=0",
-        "serving.knative.dev/progress-deadline=1s",
-    )
+    deployed.annotate_revisions(failed, {MIN_SCALE_ANNOTATION: "0"})
+    never_ready = [name for name in failed if condition_of(view.revisions[name], "Ready")["status"] != "True"]
+    if never_ready:
+        deployed.annotate_revisions(never_ready, GIVEN_UP)
     _, stood_by = before.standby()
     if stood_by:
         deployed.set_standby(view.service, stood_by)

@@ -6,9 +6,10 @@ in inference_service_status.go, Reconcile in ingress_reconciler.go); environment
 storage initializer as in pkg/credentials/s3/s3_secret.go. Each component's requests go to its newest
 revision as soon as that is ready, whatever the other component does. As in Knative v1.21, a revision
 that no Route names loses its pods (pa_lifecycle.go, scaler.go; at once here, after 90 s there), and
-requests that wait for a revision without a ready pod make it more pods, up to its max-scale. With `download` a pod runs KServe's own
-storage initializer; with `serve` also a predictor that loads as KServe's scikit-learn server does,
-and the transformer of this repository.
+requests that wait for a revision without a ready pod make it more pods, up to its max-scale. Such a
+revision keeps a pod while it is asked, and after that until Knative has figures that say so. With
+`download` a pod runs KServe's own storage initializer; with `serve` also a predictor that loads as
+KServe's scikit-learn server does, and the transformer of this repository.
 """
 
 import contextlib
@@ -259,12 +260,19 @@ class StubKServe(StubKubelet):
         for pod in [pod for pods in self.pods.values() for pod in pods]:
             revision = self.custom.get_namespaced_custom_object(*REVISION, pod.namespace, "revisions", pod.name)
             annotations = revision["metadata"]["annotations"]
-            given_up = not pod.ready and annotations.get("serving.knative.dev/progress-deadline") == "1s"
+            given_up = (
+                annotations.get("serving.knative.dev/progress-deadline") == "1s"
+                and annotations.get("autoscaling.knative.dev/target-burst-capacity") == "-1"
+            )
             idle = (pod.namespace, pod.name) not in named or annotations.get("autoscaling.knative.dev/min-scale") == "0"
-            if idle and (pod.ready or given_up):
+            if idle and (pod.ready or given_up) and not self.is_asked(pod):
                 self.set_replicas(pod, 0)
             elif pod.replicas == 0 and not idle:
                 self.set_replicas(pod, 1)
+
+    def is_asked(self, pod):
+        """Whether there is a transformer that checks this predictor, whatever its own requests are."""
+        return any(other.predictor == pod.name and other.replicas for pods in self.pods.values() for other in pods)
 
     def set_replicas(self, pod, count):
         names = [f"{pod.name}-deployment{f'-{number}' if number else ''}" for number in range(max(count, pod.replicas))]
