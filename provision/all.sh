@@ -79,6 +79,20 @@ done
 
 say() { if [[ ${MODE:-run} == dry-run ]]; then echo "# $*"; else echo "$*"; fi; }
 
+# Vagrant's second Ctrl-C leaves the step in the VM running, and two runs at once would delete each other's cluster. The
+# steps' own processes hold the lock, too; daemons do not, as systemd starts them.
+lock=/run/mlops-poc.lock
+if [[ ${MODE:-run} == run && $EUID == 0 ]]; then
+  exec {held}>$lock
+  if ! flock --nonblock "$held"; then
+    echo "waiting at most 1800 s for an earlier run, which is still going on"
+    flock --timeout 1800 "$held" || {
+      echo "error: an earlier run has not ended after 1800 s: look for it with ps -ef --forest, and end it" >&2
+      exit 1
+    }
+  fi
+fi
+
 number=0
 for name in "${chosen[@]}"; do
   number=$((number + 1))

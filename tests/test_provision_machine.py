@@ -338,6 +338,14 @@ def test_start_after_a_run_that_ended_early_says_how_to_go_on(machine):
     assert "an earlier run ended early. To go on from there: vagrant provision" in refused.stderr
 
 
+def test_run_waits_for_an_earlier_one_that_is_still_going_on(machine):
+    earlier = machine.root.start("flock", "/run/mlops-poc.lock", "sh", "-c", "echo began; sleep 3; echo ended")
+    assert earlier.stdout.readline() == "began\n"
+    later = machine.run_only("check", **machine.offline())
+    assert later.stdout.startswith("waiting at most 1800 s for an earlier run") and "== check" in later.stdout
+    assert earlier.communicate()[0] == "ended\n" and earlier.returncode == 0
+
+
 def test_no_network_in_the_middle_says_what_could_not_be_had(machine):
     offline = machine.run("--only", "tools", PROVISION_USER="root", **machine.offline())
     assert offline.returncode == 1 and "sudo /vagrant/provision/all.sh --from tools" in offline.stderr
