@@ -233,7 +233,8 @@ def test_lock_records_every_file_and_then_has_the_last_word(built, machine):
 
 def test_cluster_whose_node_never_became_ready_is_made_anew(machine):
     broken = machine.run_only("tools", "kind", STAND_IN_NEVER_READY="node")
-    assert broken.returncode == 1 and "no a ready node" in broken.stderr
+    assert broken.returncode == 1 and "still without a ready node" in broken.stderr
+    assert "node mlops-poc-control-plane is not ready: container runtime network not ready" in broken.stderr
     again = machine.run_only("kind")
     assert again.returncode == 0, again.stderr
     assert "creating the cluster anew" in again.stdout
@@ -296,7 +297,7 @@ def test_deployment_that_never_becomes_ready_is_shown_with_its_reason_and_last_w
     failed = clustered.run_only("metallb", STAND_IN_NEVER_READY="controller")
     assert failed.returncode == 1
     for text in (
-        "after 1 s still no deployment controller in metallb-system",
+        "after 1 s still without deployment controller in metallb-system",
         "pod controller-7d9 in metallb-system is not ready: ImagePullBackOff: Back-off",
         "last words",
         "Running this step again is safe",

@@ -48,7 +48,7 @@ apply_file() {
     if kubectl apply --server-side --force-conflicts --field-manager=mlops-poc -f "$1" >"$WORK/applied" 2>"$errors"; then break; fi
     if ((attempt == 30)) || ! grep --quiet --extended-regexp 'webhook|no matches for kind|connection refused|timeout|timed out|etcdserver|not found' "$errors"; then
       without_secrets <"$errors" >&2
-      show_unready_pods
+      show_unready
       fail "kubectl apply failed (attempt $attempt of 30)"
     fi
     ((attempt > 1)) || log "waiting at most 150 s for the cluster to accept the manifest: $(tail -n 1 "$errors" | cut -c1-200)"

@@ -18,9 +18,9 @@ wait_for() {
   deadline=$((SECONDS + seconds))
   until "$@" &>"$WORK/waiting"; do
     if ((SECONDS >= deadline)); then
-      printf 'error: after %s s still no %s. The last answer was:\n' "$seconds" "$what" >&2
+      printf 'error: after %s s still without %s. The last answer was:\n' "$seconds" "$what" >&2
       tail -n 5 "$WORK/waiting" | without_secrets >&2
-      show_unready_pods
+      show_unready
       fail "$what: not there after $seconds s. Running this step again is safe and goes on from here."
     fi
     sleep 2
@@ -38,13 +38,16 @@ wait_for_deployments() { # wait_for_deployments SECONDS NAMESPACE NAME…
   done
 }
 
-# Which pods are not ready, why, and the last thing that they said.
-show_unready_pods() {
+# Which nodes and pods are not ready, why, and the last thing that they said.
+show_unready() {
   local namespace pod reason
   kubectl get pods --all-namespaces --output=json --request-timeout=10s 2>/dev/null >"$WORK/pods.json" || {
     echo "the cluster does not answer" >&2
     return 0
   }
+  kubectl get nodes --output=json --request-timeout=10s 2>/dev/null |
+    jq -r '.items[] | .metadata.name as $name | .status.conditions[] | select(.type == "Ready" and .status != "True")
+      | "\nnode \($name) is not ready: \(.message)"' >&2 || true
   jq -r '.items[]
       | select(.status.phase != "Succeeded")
       | select(([.status.containerStatuses[]?.ready] | length == 0 or any(. == false)))
