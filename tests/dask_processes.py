@@ -41,7 +41,8 @@ class Cluster:
 
     def add_worker(self, **environment):
         options = ["--no-nanny", "--nthreads", "1", "--local-directory", self.folder]
-        self.workers.append(self.start("worker", self.address, *options, **environment))
+        one_thread = {"OMP_NUM_THREADS": 1, "OPENBLAS_NUM_THREADS": 1}  # which the nanny would set
+        self.workers.append(self.start("worker", self.address, *options, **one_thread, **environment))
 
     def wait_for_workers(self):
         with Client(self.address, timeout=START_SECONDS, set_as_default=False) as client:

@@ -224,10 +224,20 @@ def wait_until(reached, process):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("phase", ["Reading", "Fitting LSA", "Assigning all documents ..."])
-def test_an_interruption_in_any_phase_leaves_nothing_behind(table, tmp_path, phase):
-    command = [ROOT / "scripts/text_clustering.py", "--dataset", table, "--sample", "500", "--clusters", TOPICS]
-    command += ["--jobs", "2", "--output-dir", tmp_path, "--assignments", tmp_path / "out.csv"]
+@pytest.mark.parametrize(
+    ("phase", "clusters"),
+    [
+        ("Reading", TOPICS),
+        ("Fitting TF-IDF", TOPICS),
+        ("Choosing the number of clusters", "2-8"),
+        ("Fitting LSA", TOPICS),
+        ("Assigning all documents ...", TOPICS),
+        ("Making the report ...", TOPICS),
+    ],
+)
+def test_an_interruption_in_any_phase_leaves_nothing_behind(table, tmp_path, phase, clusters):
+    command = [ROOT / "scripts/text_clustering.py", "--dataset", table, "--sample", "500", "--clusters", clusters]
+    command += ["--jobs", "2", "--output-dir", tmp_path, "--assignments", tmp_path / "out.csv", "--report"]
     with begin(*command) as process:
         wait_until(lambda: phase in process.stderr.readline(), process)
         time.sleep(0.1)
