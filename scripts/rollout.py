@@ -58,6 +58,9 @@ def roll_out(deployed, before, service, canary, wait, timeout, check):
         check: called with the host of the new version's own Route; raises WrongAnswer.
     """
     served, spec = before.serving() if before.on_knative else [], service["spec"]
+    if served and not has_all_requests(before, spec) and serves_alone(before, spec):
+        log.info("It serves already; %s, which is newer, gets no requests", before.newest())
+        return before
     held = bool(served) and not has_all_requests(before, spec)
     try:
         apply(deployed, before, service, {"canaryTrafficPercent": 0} if held else {}, timeout)
@@ -79,10 +82,17 @@ def roll_out(deployed, before, service, canary, wait, timeout, check):
 
 def next_attempt(view, settings, content):
     """The content, so marked that new pods come of it where those of the last attempt were taken out."""
-    newest = view.revisions.get(view.newest("predictor"))
-    attempt = annotation(newest, ATTEMPT_ANNOTATION)
-    tried = content._replace(attempt=attempt)
-    if signature(newest) != signature(inference_service(settings, tried)["spec"]["predictor"]):
+
+    def as_tried(name):
+        revision = view.revisions.get(name)
+        tried = content._replace(attempt=annotation(revision, ATTEMPT_ANNOTATION))
+        same = signature(revision) == signature(inference_service(settings, tried)["spec"]["predictor"])
+        return tried if same else None
+
+    if serving := next(filter(None, map(as_tried, view.serving()[-1:])), None):
+        return serving
+    tried = as_tried(view.newest("predictor"))
+    if not tried:
         return content
     components = [view.revisions.get(view.newest(name)) for name in view.components]
     if any(annotation(revision, MIN_SCALE_ANNOTATION) == "0" for revision in components):  # withdrawn
@@ -95,6 +105,15 @@ def has_all_requests(view, spec):
     newest = view.newest()
     return view.shares(view.front) == {newest: 100} and signature(view.revisions.get(newest)) == signature(
         spec[view.front]
+    )
+
+
+def serves_alone(view, spec):
+    """Whether this very content has all requests, though there is a newer one: that failed, or was rolled back."""
+    return all(
+        len(view.shares(name)) == 1
+        and all(signature(view.revisions.get(revision)) == signature(spec[name]) for revision in view.shares(name))
+        for name in spec
     )
 
 

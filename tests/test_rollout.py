@@ -225,6 +225,20 @@ def test_without_waiting_a_new_version_stays_at_0_percent_until_it_is_asked_for(
     assert traffic(cluster) == {second: 100}
 
 
+def test_the_version_that_serves_is_not_made_again_after_another_failed_or_was_rolled_back(deploy, cluster, kserve):
+    first = version(succeeded(deploy(0, ingress=kserve.ingress)))
+    second = version(succeeded(deploy(1, ingress=kserve.ingress)))
+    succeeded(deploy(1, "--rollback", ingress=kserve.ingress))
+    assert "It serves already" in succeeded(deploy(0, ingress=kserve.ingress)).err
+    succeeded(deploy(1, ingress=kserve.ingress))
+    kserve.failing = {"predictor"}
+    assert deploy(2, ingress=kserve.ingress).code == 1
+    assert "It serves already" in succeeded(deploy(1, ingress=kserve.ingress)).err
+    assert traffic(cluster) == {second: 100}
+    assert len(kserve.pods[cluster.namespace, "textclustering", "predictor"]) == 3, "of each version one pair"
+    eventually_running(kserve, cluster, first, second)  # the version before it is not forgotten
+
+
 def test_promote_after_a_rollback_says_what_brings_the_version_back(deploy, cluster, kserve):
     succeeded(deploy(0, ingress=kserve.ingress))
     second = version(succeeded(deploy(1, ingress=kserve.ingress)))
