@@ -14,7 +14,15 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.metrics import adjusted_rand_score
 from sklearn.preprocessing import normalize
 
-from self_training import log_likelihood, membership_directions, naive_bayes_labels, self_train
+from self_training import (
+    STEPS,
+    STEPS_WITH_MANY,
+    log_likelihood,
+    membership_directions,
+    naive_bayes,
+    naive_bayes_labels,
+    self_train,
+)
 
 ATTEMPTS = 12
 ATTEMPTS_TO_COMPARE = 4
@@ -25,6 +33,7 @@ CROSSINGS = 24
 REFINEMENTS = 3
 SIZE_BIAS = 0.1
 CANDIDATES = 30
+SEARCHED = 20_000  # documents: more of them find no better clusters, in many times the time
 DOCUMENTS_TO_LEARN = 50  # of a cluster: fewer do not tell a classifier what the cluster is about
 
 log = logging.getLogger("text_clustering")
@@ -44,7 +53,8 @@ def fit_clusters(
     Where k-means ends depends on where it starts and on what the terms weigh, so many attempts compete. Of those that
     are the tightest in their LSA space, the one is taken that explains the terms of the documents best, by the
     likelihood of a naive Bayes model: a measure that is the same for all of them. It then corrects itself in the space
-    of all terms. A ridge regression learns the directions that tell the clusters apart; they are stored as the
+    of all terms. In a large corpus this is done with a part of the documents, of which the others learn their clusters.
+    A ridge regression learns the directions that tell the clusters apart; they are stored as the
     components of the SVD, one for each cluster.
 
     Args:
@@ -57,16 +67,21 @@ def fit_clusters(
         The SVD with its turned components, shape (clusters, terms); the k-means model; the vectors that it was trained
         on, unit rows of shape (documents, clusters); and TF-IDF with the idf that was found to be the better one.
     """
-    generator = np.random.default_rng(seed)
-    factors = better_idf_factors(weights, lsa, clusters, seed, start, generator)
+    generator, documents = np.random.default_rng(seed), weights.shape[0]
+    part = np.arange(documents)
+    if start is None and documents > SEARCHED:
+        part = np.sort(generator.choice(documents, SEARCHED, replace=False))
+    factors = better_idf_factors(weights[part], lsa, clusters, seed, start, generator)
     view = weigh(weights, factors)
-    svd, lsa_vectors = fit_lsa(view, lsa, seed)
-    islands = max(1, min(ISLANDS_OF_A_SMALL_CORPUS, 20_000 // len(lsa_vectors))) if start is None else 1
-    candidates = [develop(view, lsa_vectors, start, clusters, generator) for _ in range(islands)]
-    labels = max(candidates, key=lambda labels: log_likelihood(view, labels))
+    svd, lsa_vectors = fit_lsa(view[part], lsa, seed)
+    islands = max(1, min(ISLANDS_OF_A_SMALL_CORPUS, SEARCHED // len(part))) if start is None else 1
+    candidates = [develop(view[part], lsa_vectors, start, clusters, generator) for _ in range(islands)]
+    labels = max(candidates, key=lambda labels: log_likelihood(view[part], labels))
+    if len(part) < documents:
+        labels = spread(view, part, labels, clusters, generator)
 
     # The Normalizer after the SVD makes the length of a TF-IDF row no matter, so the components can hold the other idf.
-    directions = membership_directions(view, labels, clusters)
+    directions = membership_directions(view, labels, clusters, STEPS_WITH_MANY if documents > SEARCHED else STEPS)
     svd.components_ = (directions.T * factors).astype(weights.dtype)
     vectors = normalize(svd.transform(weights))
     centroids = sums(vectors, labels, clusters) / np.bincount(labels, minlength=clusters).clip(1)[:, np.newaxis]
@@ -147,6 +162,16 @@ def develop(
     if len(likeliest) < DOCUMENTS_TO_LEARN * clusters:
         return likeliest
     return self_train(weights, likeliest, clusters, generator)
+
+
+def spread(
+    weights: csr_matrix, part: np.ndarray, labels: np.ndarray, clusters: int, generator: np.random.Generator
+) -> np.ndarray:
+    """Give all documents the clusters of a part of them, and let these correct themselves once more."""
+    labels = naive_bayes(weights[part], labels).predict(weights)
+    if len(labels) < DOCUMENTS_TO_LEARN * clusters:
+        return labels
+    return self_train(weights, labels, clusters, generator)
 
 
 def attempt(

@@ -12,6 +12,7 @@ CYCLES = 2
 FOLDS = 5
 PENALTY = 10
 STEPS = 4
+STEPS_WITH_MANY = 12  # documents, which need less of a penalty; to stop early is one, too
 
 
 def self_train(weights: csr_matrix, labels: np.ndarray, clusters: int, generator: np.random.Generator) -> np.ndarray:
@@ -51,7 +52,7 @@ def held_out_memberships(weights: csr_matrix, labels: np.ndarray, clusters: int,
     return memberships
 
 
-def membership_directions(weights: csr_matrix, labels: np.ndarray, clusters: int) -> np.ndarray:
+def membership_directions(weights: csr_matrix, labels: np.ndarray, clusters: int, steps: int = STEPS) -> np.ndarray:
     """Ridge regression of cluster membership on the terms, by the first steps of conjugate gradients.
 
     To stop early is a penalty too. scikit-learn's Ridge(solver="sparse_cg") takes one cluster at a time, which is five
@@ -68,7 +69,7 @@ def membership_directions(weights: csr_matrix, labels: np.ndarray, clusters: int
     residual = transposed @ memberships
     directions, step = np.zeros_like(residual), residual.copy()
     squares = (residual**2).sum(axis=0)
-    for _ in range(STEPS):
+    for _ in range(steps):
         image = transposed @ (weights @ step) + PENALTY * step
         length = squares / np.maximum((step * image).sum(axis=0), np.finfo(weights.dtype).tiny)
         directions += length * step

@@ -11,6 +11,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, normalize
 
+import clustering
 import self_training
 from bench.quality import help_desk
 from clustering import fit_clusters, spherical_k_means
@@ -46,6 +47,18 @@ def test_any_number_of_clusters_is_fitted_and_filled(clusters):
     _, _, model, vectors = fit(documents, clusters)
     assert np.isfinite(vectors).all() and model.cluster_centers_.shape == (clusters, clusters)
     assert len(np.unique(model.labels_)) == clusters
+
+
+@pytest.mark.parametrize("clusters", [3, 20])
+def test_a_large_corpus_has_the_clusters_of_a_part_of_it(clusters, monkeypatch):
+    monkeypatch.setattr(clustering, "SEARCHED", 200)
+    documents, labels = help_desk(600, 200, 200)
+    vectorizer, svd, model, vectors = fit(documents, clusters)
+    assert np.isfinite(vectors).all() and len(np.unique(model.labels_)) == clusters
+    served = make_pipeline(vectorizer, svd, Normalizer()).transform(documents)
+    assert np.array_equal(model.predict(served), model.labels_)
+    if clusters == 3:
+        assert adjusted_rand_score(labels, model.labels_) >= 0.95
 
 
 def test_documents_without_a_known_term_do_no_harm():
