@@ -13,6 +13,7 @@ from pathlib import Path
 
 import joblib
 from joblib import Parallel, delayed
+from threadpoolctl import threadpool_limits
 
 from assigner import Assigner
 from documents import Batch
@@ -88,7 +89,8 @@ def assign_all(
 
 def run_here(jobs: int, assigner: Assigner, method: str, tasks: Callable[..., Iterator]) -> Iterator:
     """Run tasks in processes of this machine."""
-    with tempfile.TemporaryDirectory(prefix="text_clustering-") as folder:
+    # One job runs in this process, where threads would only wait for each other; the workers have one anyway.
+    with tempfile.TemporaryDirectory(prefix="text_clustering-") as folder, threadpool_limits(1):
         model = Path(folder, "assigner.joblib")
         joblib.dump(assigner, model)
         parallel = Parallel(jobs, return_as="generator", batch_size=1, pre_dispatch="2 * n_jobs")

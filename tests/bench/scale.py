@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from threadpoolctl import threadpool_limits
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
@@ -168,8 +169,9 @@ def measure_rate(table: Path, documents: int, model: Path):
     print(f"reading: {documents / (time.process_time() - start):,.0f} documents a second and core")
     for method in ("assign", "assign_and_sum"):
         start = time.process_time()
-        for batch in batches:
-            getattr(assigner, method)(batch.documents)
+        with threadpool_limits(1):
+            for batch in batches:
+                getattr(assigner, method)(batch.documents)
         print(f"{method}: {documents / (time.process_time() - start):,.0f} documents a second and core")
 
 
