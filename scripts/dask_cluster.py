@@ -50,7 +50,8 @@ def run_on_dask(address: str, assigner: Assigner, method: str, tasks: Callable[.
         ClusterError: the scheduler is not there or goes away, or a worker does not fit.
     """
     cloudpickle.register_pickle_by_value(assigner_module)
-    for name in ("distributed", "distributed.client"):  # they log a traceback of what is said here in a line
+    # they log a traceback of what is said here in a line
+    for name in ("distributed", "distributed.client", "tornado.application"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
     def assign(documents: bytes):
