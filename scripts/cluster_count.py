@@ -59,7 +59,8 @@ def choose_clusters(weights: csr_matrix, lowest: int, highest: int, lsa: int, se
     sample = np.sort(generator.permutation(weights.shape[0])[:SAMPLE])
     light = normalize(weights[sample] @ diags(squared_idf_factors(weights))).astype(np.float32)
     highest = max(min(highest, len(sample) // (2 * DOCUMENTS_PER_CLUSTER)), lowest)
-    vectors = normalize(TruncatedSVD(min(lsa, len(sample) - 1), n_iter=3, random_state=seed).fit_transform(light))
+    dimensions = min(lsa, *(size - 1 for size in light.shape))
+    vectors = normalize(TruncatedSVD(dimensions, n_iter=3, random_state=seed).fit_transform(light))
     halves = [np.array_split(generator.permutation(len(sample)), 2) for _ in range(SPLITS)]
 
     shares = {}

@@ -55,7 +55,7 @@ from help_formatter import HelpFormatter
 from lineage import as_start, continue_numbers, first_of_its_line, log_changes, read_earlier, renumber
 from projection import Lsa, composed
 from tally import Tally
-from vocabulary import fit_vectorizer
+from vocabulary import fit_vectorizer, without_phrases
 
 REPORT_FILE = "report.html"
 
@@ -220,7 +220,9 @@ def train(arguments: argparse.Namespace, write_assignments: Callable[[Batch, Ass
     clusters, agreement = lowest, {}
     if lowest < highest:
         with threadpool_limits(1), timed("Choosing the number of clusters"):
-            clusters, agreement = choose_clusters(weights[known], lowest, highest, dimensions, arguments.seed)
+            # A half of the sample has too few of each phrase to find a cluster by them again.
+            single_words = without_phrases(vectorizer, weights[known])
+            clusters, agreement = choose_clusters(single_words, lowest, highest, dimensions, arguments.seed)
     start = None
     if earlier:
         with timed(f"Assigning by the earlier model {earlier.version}"):

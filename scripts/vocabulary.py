@@ -60,6 +60,11 @@ def find_phrases(documents: list[str], vectorizer: TfidfVectorizer) -> list[str]
     return [pair for pair in pairs if association(pair, occurrences, length) > ASSOCIATION]
 
 
+def without_phrases(vectorizer: TfidfVectorizer, weights: csr_matrix) -> csr_matrix:
+    """The columns of single words, of shape (documents, words)."""
+    return weights[:, [" " not in term for term in vectorizer.get_feature_names_out()]]
+
+
 def association(pair: str, occurrences: dict[str, int], length: int) -> float:
     """Normalised pointwise mutual information of two words, from -1 to 1, in a corpus of so many words."""
     first, second = pair.split(" ")

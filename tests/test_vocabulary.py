@@ -6,7 +6,7 @@ from sklearn.metrics import adjusted_rand_score
 
 import vocabulary
 from clustering import fit_clusters
-from vocabulary import fit_vectorizer
+from vocabulary import fit_vectorizer, without_phrases
 
 MODIFIERS = ["red", "blue", "green", "old", "new", "large", "small", "round", "square", "heavy", "light", "cheap"]
 NOUNS = [
@@ -46,6 +46,7 @@ def test_topics_that_differ_in_their_phrases_only_are_told_apart():
     vectorizer, weights = fit_vectorizer(documents)
     expected = {f"{word} {NOUNS[(n + label) % len(NOUNS)]}" for n, word in enumerate(MODIFIERS) for label in (0, 1)}
     assert phrases_in(vectorizer) == expected
+    assert without_phrases(vectorizer, weights).shape == (len(documents), len(MODIFIERS) + len(NOUNS) + len(FILLERS))
     _, model, _, _ = fit_clusters(weights, 2, 30, True, 0, False)
     assert adjusted_rand_score(labels, model.labels_) > 0.9
 

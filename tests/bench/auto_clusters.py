@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 from cluster_count import AUTO, choose_clusters
 from clustering import fit_clusters
 from corpus import load_corpus
-from vocabulary import fit_vectorizer
+from vocabulary import fit_vectorizer, without_phrases
 
 LSA = 300
 LIBRARIES = 20
@@ -52,7 +52,7 @@ def measure(name: str, seeds: int):
         corpus = load_corpus(name)
         documents, labels = corpus.documents, corpus.labels
     vectorizing = time.process_time()
-    weights = fit_vectorizer(documents)[1]
+    vectorizer, weights = fit_vectorizer(documents)
     vectorizing = time.process_time() - vectorizing
     known = weights.getnnz(axis=1) > 0
     weights, labels = weights[known], np.array(labels)[known]
@@ -61,7 +61,7 @@ def measure(name: str, seeds: int):
     rows = []
     for seed in range(seeds):
         choosing = time.process_time()
-        chosen, agreement = choose_clusters(weights, *AUTO, LSA, seed)
+        chosen, agreement = choose_clusters(without_phrases(vectorizer, weights), *AUTO, LSA, seed)
         choosing = time.process_time() - choosing
         scores, trainings = {}, []
         for number in agreement:
