@@ -32,11 +32,14 @@ else
   exit 1
 fi
 
-# Standard output is the access log, which would stand between the question and its answer.
+# In a process group of its own: Ctrl-C would reach it beside the signal that it gets below, and a second one makes it
+# break off. Standard output is the access log, which would stand between the question and its answer.
+set -m
 KSERVE_LOGLEVEL=WARNING "$python" transformer.py --model_name textclustering \
   --transformer-path transformer.joblib --model-path model.joblib \
   --http_port "$port" --grpc_port "$((port + 1))" --enable_latency_logging false >/dev/null &
 server=$!
+set +m
 trap 'kill "$server" 2>/dev/null; wait "$server" 2>/dev/null || true' EXIT
 trap 'echo; exit 0' INT TERM
 

@@ -43,7 +43,12 @@ def test_demo_answers_a_question_to_this_machine_alone_whatever_the_proxy_and_le
     port = two_free_ports()
     environment = os.environ | {"PORT": str(port), "http_proxy": "http://127.0.0.1:9", "no_proxy": ""}
     demo = subprocess.Popen(
-        [repository / "scripts/demo.sh"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [repository / "scripts/demo.sh"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
     try:
         output = ""
@@ -60,8 +65,9 @@ def test_demo_answers_a_question_to_this_machine_alone_whatever_the_proxy_and_le
             ("127.0.0.1", port + 1),
         }
 
-        demo.send_signal(signal.SIGINT)
+        os.killpg(demo.pid, signal.SIGINT)  # as a terminal does
         assert demo.wait(timeout=60) == 0 and not server.is_running()
+        assert "Traceback" not in demo.stdout.read()
     finally:
         for child in psutil.Process(demo.pid).children() if demo.poll() is None else []:
             child.kill()
