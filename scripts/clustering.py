@@ -68,17 +68,18 @@ def fit_clusters(
         on, unit rows of shape (documents, clusters); and TF-IDF with the idf that was found to be the better one.
     """
     generator, documents = np.random.default_rng(seed), weights.shape[0]
-    part = np.arange(documents)
+    searched = weights
     if start is None and documents > SEARCHED:
-        part = np.sort(generator.choice(documents, SEARCHED, replace=False))
-    factors = better_idf_factors(weights[part], lsa, clusters, seed, start, generator)
-    view = weigh(weights, factors)
-    svd, lsa_vectors = fit_lsa(view[part], lsa, seed)
-    islands = max(1, min(ISLANDS_OF_A_SMALL_CORPUS, SEARCHED // len(part))) if start is None else 1
-    candidates = [develop(view[part], lsa_vectors, start, clusters, generator) for _ in range(islands)]
-    labels = max(candidates, key=lambda labels: log_likelihood(view[part], labels))
-    if len(part) < documents:
-        labels = spread(view, part, labels, clusters, generator)
+        searched = weights[np.sort(generator.choice(documents, SEARCHED, replace=False))]
+    factors = better_idf_factors(searched, lsa, clusters, seed, start, generator)
+    view = weigh(searched, factors)
+    svd, lsa_vectors = fit_lsa(view, lsa, seed)
+    islands = max(1, min(ISLANDS_OF_A_SMALL_CORPUS, SEARCHED // len(lsa_vectors))) if start is None else 1
+    candidates = [develop(view, lsa_vectors, start, clusters, generator) for _ in range(islands)]
+    labels = max(candidates, key=lambda labels: log_likelihood(view, labels))
+    if searched is not weights:
+        searched_view, view = view, weigh(weights, factors)
+        labels = spread(view, searched_view, labels, clusters, generator)
 
     # The Normalizer after the SVD makes the length of a TF-IDF row no matter, so the components can hold the other idf.
     directions = membership_directions(view, labels, clusters, STEPS_WITH_MANY if documents > SEARCHED else STEPS)
@@ -165,10 +166,10 @@ def develop(
 
 
 def spread(
-    weights: csr_matrix, part: np.ndarray, labels: np.ndarray, clusters: int, generator: np.random.Generator
+    weights: csr_matrix, searched: csr_matrix, labels: np.ndarray, clusters: int, generator: np.random.Generator
 ) -> np.ndarray:
-    """Give all documents the clusters of a part of them, and let these correct themselves once more."""
-    labels = naive_bayes(weights[part], labels).predict(weights)
+    """Give all documents the clusters of those that were searched, and let these correct themselves once more."""
+    labels = naive_bayes(searched, labels).predict(weights)
     if len(labels) < DOCUMENTS_TO_LEARN * clusters:
         return labels
     return self_train(weights, labels, clusters, generator)

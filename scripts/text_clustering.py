@@ -258,7 +258,8 @@ def train(arguments: argparse.Namespace, write_assignments: Callable[[Batch, Ass
         assigned = [assign_sample(assigner, corpus, weights, known, vectors)]
     else:
         assigned = assign_all(assigner, source.batches(), "assign_and_sum", documents, arguments.jobs, arguments.dask)
-    tally, names = Tally(len(model.cluster_centers_), weights.shape[1]), continuation.names()
+    tally = Tally(len(model.cluster_centers_), weights.shape[1])
+    names = continuation.names()
     with timed("Assigning all documents"):
         for batch, (where, sums) in assigned:
             tally.add(batch, where, sums)
