@@ -89,7 +89,8 @@ def next_attempt(view, settings, content):
         same = signature(revision) == signature(inference_service(settings, tried)["spec"]["predictor"])
         return tried if same else None
 
-    if serving := next(filter(None, map(as_tried, view.serving()[-1:])), None):
+    # A predictor that is ready has its own requests, though its transformer failed and nothing serves.
+    if view.shares(view.front) and (serving := as_tried(view.serving()[-1])):
         return serving
     tried = as_tried(view.newest("predictor"))
     if not tried:

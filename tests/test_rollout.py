@@ -147,6 +147,15 @@ def test_a_version_whose_predictor_never_starts_gets_no_request_and_gives_its_po
     assert len(kserve.pods[cluster.namespace, "textclustering", "predictor"]) == pods, "and no further one"
 
 
+def test_a_first_version_whose_transformer_failed_is_tried_again_as_a_whole(deploy, cluster, kserve):
+    kserve.failing = {"transformer"}
+    assert deploy(0, ingress=kserve.ingress).code == 1
+    kserve.failing = set()
+    first = version(succeeded(deploy(0, ingress=kserve.ingress)))
+    assert traffic(cluster) == {first: 100}
+    assert len(kserve.pods[cluster.namespace, "textclustering", "predictor"]) == 2, "it had given its pods back"
+
+
 def eventually_running(stub, cluster, *versions):
     """Both components of these versions have a pod, and no other has one."""
     wanted = {(component, version): 1 for component in ("predictor", "transformer") for version in versions}
