@@ -86,7 +86,7 @@ def test_a_new_cluster_is_looked_for_among_the_documents_that_the_start_leaves_o
     words = [[f"pair{topic // 2}{letter}" for letter in "abcdef"] + [f"own{topic}{letter}" for letter in "abcdef"]
              for topic in range(4)]  # fmt: skip
     documents = [" ".join(rng.choice(words[topic], 8)) for topic in topics]
-    start = np.where(topics == doubtful, -1, topics // 2)
+    start = np.where((topics == doubtful) & (np.arange(160) % 8 == 0), -1, topics // 2)
     _, _, model, _ = fit(documents, 3, start=start)
     expected = np.where(topics == doubtful, 2, topics // 2)
     assert adjusted_rand_score(expected, model.labels_) > 0.9

@@ -120,17 +120,22 @@ def test_the_log_of_a_container_says_what_is_wrong_with_the_store(logged, advice
     assert len(given) == 1 and advice in given[0]
 
 
-def test_a_new_revision_has_not_failed_because_the_one_before_did():
-    """As Knative has it after a first revision that failed: the route still says that there is none."""
-    spec = {"predictor": {"annotations": {"mlops-poc/spec-sha256": "new"}}}
-    service = {
+def on_knative(spec: dict, predictor_ready: dict) -> dict:
+    """An InferenceService whose predictor has its second revision."""
+    return {
         "spec": spec,
         "status": {
             "deploymentMode": "Knative",
             "components": {"predictor": {"latestCreatedRevision": "p-00002"}},
-            "conditions": [{"type": "PredictorReady", "status": "False", "message": "no ready Revision"}],
+            "conditions": [{"type": "PredictorReady", **predictor_ready}],
         },
     }
+
+
+def test_a_new_revision_has_not_failed_because_the_one_before_did():
+    """As Knative has it after a first revision that failed: the route still says that there is none."""
+    spec = {"predictor": {"annotations": {"mlops-poc/spec-sha256": "new"}}}
+    service = on_knative(spec, {"status": "False", "message": "no ready Revision"})
     own = {"type": "Ready", "status": "Unknown"}
     revision = {"metadata": spec["predictor"], "status": {"conditions": [own]}}
     view = View(service, {"p-00002": revision}, {}, [])
@@ -143,14 +148,7 @@ def test_a_version_that_got_its_room_has_not_failed():
     """As Knative has it: the revision tells of the missing room until its pods are ready."""
     no_room = {"status": "False", "message": "0/1 nodes are available: 1 Insufficient cpu."}
     spec = {"predictor": {"annotations": {"mlops-poc/spec-sha256": "new"}}}
-    service = {
-        "spec": spec,
-        "status": {
-            "deploymentMode": "Knative",
-            "components": {"predictor": {"latestCreatedRevision": "p-00002"}},
-            "conditions": [{"type": "PredictorReady", **no_room}],
-        },
-    }
+    service = on_knative(spec, no_room)
     revision = {"metadata": spec["predictor"], "status": {"conditions": [{"type": "Ready", **no_room}]}}
     labelled = {"metadata": {**spec["predictor"], "labels": {"serving.knative.dev/revision": "p-00002"}}}
     waits, starts = ({**labelled, **pod(scheduled=scheduled)} for scheduled in ("False", "True"))
