@@ -15,7 +15,8 @@ RUN python -m venv /venv \
 # a third larger.
 COPY transformer.py .
 COPY serving serving
-COPY scripts/artefacts.py scripts/failure.py scripts/projection.py scripts/
+COPY scripts/failure.py scripts/
+COPY scripts/model scripts/model
 RUN /venv/bin/python transformer.py --help >/dev/null
 
 FROM ${BASE_IMAGE}

@@ -34,10 +34,10 @@ from kserve.utils.utils import get_predict_response
 from starlette.middleware.cors import CORSMiddleware
 
 sys.path.append(str(Path(__file__).with_name("scripts")))
-import artefacts
-from artefacts import ArtefactError
-from projection import Lsa
-from serving import kserve_repairs
+from model import artefacts
+from model.artefacts import ArtefactError
+from model.projection import Lsa
+from serving import kserve_overrides
 from serving.bodies import Bodies
 from serving.clusters import NO_CLUSTER, Clusters
 from serving.documents import BadRequest, read_documents
@@ -222,7 +222,7 @@ def main():
         # Four lines for a request that went well, which a node writes to disk again. Others are told all the same.
         for name in ("uvicorn.access", "kserve.trace"):
             logging.getLogger(name).setLevel(logging.WARNING)
-    kserve_repairs.silence_deprecations()
+    kserve_overrides.silence_deprecations()
     predictor_config = PredictorConfig(
         predictor_host=arguments.predictor_host,
         predictor_protocol=arguments.predictor_protocol,
@@ -245,8 +245,8 @@ def main():
             "grpc.max_send_message_length": arguments.grpc_max_send_message_length,
         },
     )
-    kserve_repairs.add_error_handlers(app)
-    kserve_repairs.refuse_other_methods(app)
+    kserve_overrides.add_error_handlers(app)
+    kserve_overrides.refuse_other_methods(app)
     app.add_middleware(Bodies, limit=arguments.max_body_bytes)
     if arguments.cors_origin:
         app.add_middleware(

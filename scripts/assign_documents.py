@@ -19,14 +19,14 @@ if __name__ == "__main__":
 
 import coloredlogs
 
-import artefacts
-from assigner import NO_CLUSTER, Assigner
-from assignment import add_engine_options, assign_all
-from assignment_file import add_assignments_option, assignment_file
-from corpus import CorpusError, add_dataset_options, source_of
-from failure import told_in_one_line
-from help_formatter import HelpFormatter
-from projection import Lsa
+from assignment.assignment_file import add_assignments_option, assignment_file
+from assignment.parallel import add_engine_options, assign_all
+from command_line import HelpFormatter
+from corpus.source import CorpusError, add_dataset_options, source_of
+from failure import report_errors
+from model import artefacts
+from model.assigner import NO_CLUSTER, Assigner
+from model.projection import Lsa
 
 log = logging.getLogger("text_clustering")
 
@@ -83,7 +83,7 @@ def assign(arguments: argparse.Namespace):
 def main():
     arguments = parse_arguments()
     coloredlogs.install(level=arguments.log_level)
-    with told_in_one_line(log):
+    with report_errors(log):
         assign(arguments)
 
 

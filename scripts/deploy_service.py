@@ -43,18 +43,18 @@ if __name__ == "__main__":
 
 import coloredlogs
 
-import manifests
-from deployed_service import DeployedService, in_words
-from diagnosis import explain, is_ready, revision_of
+from command_line import HelpFormatter
+from deployment import manifests
+from deployment.deployed_service import DeployedService, in_words
+from deployment.diagnosis import explain, is_ready, revision_of
+from deployment.gateway import NoAnswer, ask, check_answers, curl, questions
+from deployment.kubectl import Kubectl
+from deployment.naming_rules import check_names
+from deployment.rollout import give_share, next_attempt, return_to_previous, roll_out
+from deployment.version_table import print_versions
 from failure import BadInput, Failure
-from gateway import NoAnswer, ask, check_answers, curl, questions
-from help_formatter import HelpFormatter
-from kubectl import Kubectl
-from model_store import ModelStore, read_version, region
-from naming_rules import check_names
-from rollout import give_share, next_attempt, return_to_previous, roll_out
-from store_credentials import aws_session, check_authority, delete_service_user, find_keys, service_keys
-from version_table import print_versions
+from store.credentials import aws_session, check_authority, delete_service_user, find_keys, service_keys
+from store.model_store import ModelStore, read_version, region
 
 log = logging.getLogger("deploy_service")
 
@@ -191,7 +191,7 @@ def deploy(options):
         return print(manifests.as_yaml_without_keys(settings(options), version.name), end="")
 
     deployed, store = service_of(options), store_of(options)
-    before = deployed.look()
+    before = deployed.fetch()
     check_way(before, options.model_name, options.collocate)
     if options.canary:
         check_canary(before, options.model_name, version.name)
@@ -348,7 +348,7 @@ def roll_back(options):
 
 
 def serving_view(deployed):
-    view = deployed.look()
+    view = deployed.fetch()
     if not view.traffic():
         raise BadInput(
             f"there is no inference service {deployed.name} in namespace {deployed.kubectl.namespace}: "
@@ -358,7 +358,7 @@ def serving_view(deployed):
 
 
 def list_versions(options):
-    shares, records = service_of(options).look().traffic(), store_of(options).versions()
+    shares, records = service_of(options).fetch().traffic(), store_of(options).versions()
     known = [record["version"] for record in records]
     records += [{"version": version} for version in shares if version not in known]
     if not records:

@@ -20,7 +20,7 @@ class BadInput(Failure):
 
 
 @contextlib.contextmanager
-def told_in_one_line(log: logging.Logger) -> Iterator[None]:
+def report_errors(log: logging.Logger) -> Iterator[None]:
     """What goes wrong in a script that writes nothing before it is done ends it: with a line, and an exit code."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

@@ -14,7 +14,7 @@ import re
 import sys
 from pathlib import Path
 
-from artefacts import CLUSTERS_FILE, ArtefactError, as_json, read_summary, replacement
+from model.artefacts import CLUSTERS_FILE, ArtefactError, as_json, read_summary, replacement
 
 REPORT_FILE = "report.html"
 

@@ -40,22 +40,22 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer
 from threadpoolctl import threadpool_limits
 
-import artefacts
-from artefacts import CLUSTERS_FILE, MODEL_FILE, TRANSFORMER_FILE
-from assigner import Assigned, Assigner, TermSums
-from assignment import add_engine_options, assign_all
-from assignment_file import add_assignments_option, assignment_file
-from baseline import measure_baseline
-from cluster_count import AUTO, DOCUMENTS_PER_CLUSTER, choose_clusters, cluster_numbers
-from clustering import fit_clusters
-from corpus import Corpus, CorpusError, add_dataset_options, draw_sample, source_of
-from documents import Batch
-from failure import told_in_one_line
-from help_formatter import HelpFormatter
-from lineage import as_start, continue_numbers, first_of_its_line, log_changes, read_earlier, renumber
-from projection import Lsa, composed
-from tally import Tally
-from vocabulary import fit_vectorizer, without_phrases
+from assignment.assignment_file import add_assignments_option, assignment_file
+from assignment.parallel import add_engine_options, assign_all
+from command_line import HelpFormatter
+from corpus.documents import Batch
+from corpus.source import Corpus, CorpusError, add_dataset_options, draw_sample, source_of
+from failure import report_errors
+from model import artefacts
+from model.artefacts import CLUSTERS_FILE, MODEL_FILE, TRANSFORMER_FILE
+from model.assigner import Assigned, Assigner, TermSums
+from model.projection import Lsa, composed
+from training.baseline import measure_baseline
+from training.cluster_count import AUTO, DOCUMENTS_PER_CLUSTER, choose_clusters, cluster_numbers
+from training.cluster_statistics import ClusterStatistics
+from training.clustering import fit_clusters
+from training.lineage import as_start, continue_numbers, first_of_its_line, log_changes, read_earlier, renumber
+from training.vocabulary import fit_vectorizer, without_phrases
 
 REPORT_FILE = "report.html"
 
@@ -123,7 +123,7 @@ def positive(text: str) -> int:
 # -------------------------------------------------------------------------------------------------------- report
 
 
-def measure(svd: TruncatedSVD, model: KMeans, vectors: np.ndarray, tally: Tally, seed: int) -> dict:
+def measure(svd: TruncatedSVD, model: KMeans, vectors: np.ndarray, tally: ClusterStatistics, seed: int) -> dict:
     """Score the clusters. Variance and silhouette need no labels; the others compare the documents that have one."""
     scores = {"explained_variance": float(svd.explained_variance_ratio_.sum()), **tally.agreement()}
     # Without the limit all distances of the sample are in memory at a time: 200 MB, the peak of a whole training.
@@ -188,7 +188,7 @@ def assign_sample(
 def train(arguments: argparse.Namespace, write_assignments: Callable[[Batch, Assigned, dict[int, str]], None]):
     """Read a sample, fit, assign all documents, report, save."""
     if arguments.report:
-        from report import (
+        from report.page import (
             make_report,
         )  # here, for a run without report needs no Bokeh, and first, in case it is missing
 
@@ -258,7 +258,7 @@ def train(arguments: argparse.Namespace, write_assignments: Callable[[Batch, Ass
         assigned = [assign_sample(assigner, corpus, weights, known, vectors)]
     else:
         assigned = assign_all(assigner, source.batches(), "assign_and_sum", documents, arguments.jobs, arguments.dask)
-    tally = Tally(len(model.cluster_centers_), weights.shape[1])
+    tally = ClusterStatistics(len(model.cluster_centers_), weights.shape[1])
     names = continuation.names()
     with timed("Assigning all documents"):
         for batch, (where, sums) in assigned:
@@ -333,7 +333,7 @@ def main():
     logging.captureWarnings(True)  # as a line of the log, without a line of a library's source
     warnings.formatwarning = lambda message, *_: str(message)
     warnings.filterwarnings("ignore", "Number of distinct clusters")  # of each attempt; train says it of the model
-    with told_in_one_line(log), assignment_file(arguments.assignments) as write_assignments:
+    with report_errors(log), assignment_file(arguments.assignments) as write_assignments:
         train(arguments, write_assignments)
 
 

@@ -4,8 +4,8 @@ from typing import Self
 
 import numpy as np
 
-from artefacts import ArtefactError
-from projection import Lsa
+from model.artefacts import ArtefactError
+from model.projection import Lsa
 
 NO_CLUSTER = -1
 

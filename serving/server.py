@@ -21,7 +21,7 @@ from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import add_GRPCInferenceServi
 from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor, LoggingInterceptor
 from kserve.protocol.grpc.servicer import InferenceServicer
 
-from serving.kserve_repairs import FixedRepository, JsonDataPlane
+from serving.kserve_overrides import FixedRepository, JsonDataPlane
 from serving.predictor import PredictorTimeout, PredictorUnavailable
 
 LAST_REQUESTS = 1.0  # seconds in which a server that is to end is still open, as not everybody knows yet

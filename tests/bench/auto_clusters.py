@@ -24,10 +24,10 @@ from sklearn.metrics import adjusted_rand_score
 from threadpoolctl import threadpool_limits
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-from cluster_count import AUTO, choose_clusters
-from clustering import fit_clusters
-from corpus import load_corpus
-from vocabulary import fit_vectorizer, without_phrases
+from corpus.source import load_corpus
+from training.cluster_count import AUTO, choose_clusters
+from training.clustering import fit_clusters
+from training.vocabulary import fit_vectorizer, without_phrases
 
 LSA = 300
 LIBRARIES = 20

@@ -34,10 +34,10 @@ ROOT = TESTS.parent
 sys.path[:0] = [str(TESTS), str(ROOT / "scripts")]
 OPTIONS = sys.argv[1:]  # conftest takes them away: KServe would parse them
 
-from conftest import NAME, start, stop, wait_until_ready  # noqa: E402
-from corpus import load_corpus  # noqa: E402
-from free_port import free_port  # noqa: E402
-from real_prometheus import configure, pod, query, run_prometheus  # noqa: E402
+from corpus.source import load_corpus  # noqa: E402
+from support.free_port import free_port  # noqa: E402
+from support.prometheus import configure, pod, query, run_prometheus  # noqa: E402
+from support.services import NAME, start, stop, wait_until_ready  # noqa: E402
 
 SEEDS = {"old": 0, "canary": 1}
 REQUESTS_A_SECOND = {"old": 2, "canary": 1}

@@ -17,9 +17,9 @@ from sklearn.metrics import v_measure_score
 from threadpoolctl import threadpool_limits
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-from clustering import fit_clusters
-from corpus import Corpus, load_aws_docs, load_corpus
-from vocabulary import fit_vectorizer
+from corpus.source import Corpus, load_aws_docs, load_corpus
+from training.clustering import fit_clusters
+from training.vocabulary import fit_vectorizer
 
 CORPORA = sorted(Path(__file__).resolve().parents[1].glob("languages/*.jsonl"))
 NGRAMS = [(1, 2), (1, 3), (2, 3), (2, 4)]

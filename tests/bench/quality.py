@@ -32,9 +32,9 @@ from sklearn.preprocessing import Normalizer
 from threadpoolctl import threadpool_limits
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-from clustering import fit_clusters
-from corpus import load_aws_docs, parse_post
-from vocabulary import fit_vectorizer
+from corpus.source import load_aws_docs, parse_post
+from training.clustering import fit_clusters
+from training.vocabulary import fit_vectorizer
 
 LSA = 300
 CORPORA = ["20newsgroups", "split", "aws-docs", "skewed-0", "skewed-1", "skewed-2", "help-600", "help-60"]

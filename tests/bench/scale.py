@@ -28,8 +28,8 @@ from threadpoolctl import threadpool_limits
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 from assign_documents import load_assigner
-from corpus import Source, load_corpus
-from dask_processes import Cluster
+from corpus.source import Source, load_corpus
+from support.dask_processes import Cluster
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 WORDS = 62

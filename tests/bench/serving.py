@@ -27,7 +27,7 @@ import psutil
 BENCH = Path(__file__).resolve().parent
 sys.path.insert(0, str(BENCH.parent))
 
-from free_port import free_port  # noqa: E402
+from support.free_port import free_port  # noqa: E402
 
 TRANSFORMER = BENCH.parent.parent / "transformer.py"
 NAME = "textclustering"

@@ -22,10 +22,10 @@ from sklearn.preprocessing import Normalizer
 from threadpoolctl import threadpool_limits
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-from clustering import fit_clusters
-from corpus import load_corpus
-from lineage import Earlier, as_start, continue_numbers, first_of_its_line, renumber
-from vocabulary import fit_vectorizer
+from corpus.source import load_corpus
+from training.clustering import fit_clusters
+from training.lineage import Earlier, as_start, continue_numbers, first_of_its_line, renumber
+from training.vocabulary import fit_vectorizer
 
 CLUSTERS = 20
 HELD_OUT = 2_000

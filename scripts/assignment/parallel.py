@@ -1,0 +1,137 @@
+"""The pass over all documents: which cluster each belongs to, in batches and in parallel."""
+
+import argparse
+import functools
+import logging
+import signal
+import tempfile
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import joblib
+from joblib import Parallel, delayed
+from threadpoolctl import threadpool_limits
+
+from corpus.documents import Batch
+from failure import Failure
+from model.assigner import Assigner
+
+PROGRESS_SECONDS = 5
+
+log = logging.getLogger("text_clustering")
+
+
+def add_engine_options(parser: argparse.ArgumentParser):
+    parser.add_argument(
+        "--jobs", type=jobs, default=-1, metavar="N", help="processes that assign the documents; -1: one a core"
+    )
+    parser.add_argument(
+        "--dask", metavar="ADDRESS", help="scheduler of a Dask cluster that does so instead, such as tcp://host:8786"
+    )
+
+
+def jobs(text: str) -> int:
+    number = int(text)
+    if number < 1 and number != -1:
+        raise argparse.ArgumentTypeError(f"{number} is neither a positive number nor -1")
+    return number
+
+
+def assign_all(
+    assigner: Assigner, batches: Iterable[Batch], method: str, total: int | None, jobs: int, dask: str | None
+) -> Iterator[tuple[Batch, object]]:
+    """Assign the documents of batches in parallel, in their order; a few batches are under way at a time.
+
+    Args:
+        method: of the assigner, "assign" or "assign_and_sum".
+        total: the number of documents, if it is known, for the log.
+        jobs: processes of this machine; -1 is one a core.
+        dask: address of the scheduler of a Dask cluster that does it instead.
+
+    Returns:
+        Each batch with what the method makes of its documents.
+
+    Raises:
+        Failure: the Dask cluster cannot be used, or was lost.
+        Whatever the batches raise.
+    """
+    waiting, failures = deque(), []
+    # joblib's words on a pass that is broken off: why it was is told elsewhere
+    warnings.filterwarnings("ignore", "(?s).*You could benefit from adjusting the input task")
+
+    def tasks(task):
+        try:
+            for batch in batches:
+                waiting.append(batch)
+                yield task(batch.documents)
+        except Exception as error:  # joblib asks for tasks in a thread of its own, where an error would be lost
+            failures.append(error)
+
+    if dask:
+        try:
+            from assignment.dask_cluster import run_on_dask  # here, for only this needs the library
+        except ModuleNotFoundError as error:
+            raise Failure(f"--dask needs scripts/requirements-dask.txt to be installed ({error}).") from error
+        results = run_on_dask(dask, assigner, method, tasks)
+    else:
+        results = run_here(jobs, assigner, method, tasks)
+    yield from with_progress(((waiting.popleft(), assigned) for assigned in results), total)
+    if failures:
+        raise failures[0]
+
+
+def run_here(jobs: int, assigner: Assigner, method: str, tasks: Callable[..., Iterator]) -> Iterator:
+    """Run tasks in processes of this machine."""
+    # One job runs in this process, where threads would only wait for each other; the workers have one anyway.
+    with tempfile.TemporaryDirectory(prefix="text_clustering-") as folder, threadpool_limits(1):
+        model = Path(folder, "assigner.joblib")
+        joblib.dump(assigner, model)
+        parallel = Parallel(jobs, return_as="generator", batch_size=1, pre_dispatch="2 * n_jobs")
+        # The workers inherit it: Ctrl-C in a terminal is sent to them, too, who would answer with a traceback each.
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            started = parallel([delayed(int)()])
+        finally:
+            signal.signal(signal.SIGINT, handler)
+        list(started)
+        yield from parallel(tasks(lambda documents: delayed(assign_batch)(model, method, documents)))
+
+
+def assign_batch(model: Path, method: str, documents: list[str]):
+    return getattr(load_assigner(model), method)(documents)
+
+
+@functools.lru_cache(maxsize=1)
+def load_assigner(model: Path) -> Assigner:
+    """Once in each process: to send the model along with every batch would take longer than to assign it."""
+    return joblib.load(model)
+
+
+def with_progress(results: Iterable[tuple[Batch, object]], total: int | None) -> Iterator[tuple[Batch, object]]:
+    """Pass results on, and log now and then how far they are, how fast, and how long the rest will take."""
+    done = first = 0
+    started = None
+    for batch, assigned in results:
+        yield batch, assigned
+        done += len(batch.documents)
+        if started is None:  # only now are the workers up
+            started = reported = time.monotonic()
+            first = done
+        elif time.monotonic() - reported > PROGRESS_SECONDS:
+            reported = time.monotonic()
+            log_progress(done, total, (done - first) / (reported - started))
+    if done > first:
+        log_progress(done, None, (done - first) / (time.monotonic() - started))
+
+
+def log_progress(done: int, total: int | None, rate: float):
+    if total:
+        log.info(
+            "%s of %s documents assigned, %s a second, %d s left",
+            *(f"{done:,}", f"{total:,}", f"{rate:,.0f}", max(total - done, 0) / rate),
+        )
+    else:
+        log.info("%s documents assigned, %s a second", f"{done:,}", f"{rate:,.0f}")

@@ -1,0 +1,1 @@
+"""Read a corpus: files, tables, mailboxes and buckets as batches of documents."""

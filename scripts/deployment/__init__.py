@@ -1,0 +1,1 @@
+"""The InferenceService on the cluster: manifests, kubectl, rollout, waiting and diagnosis."""

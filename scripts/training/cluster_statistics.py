@@ -1,0 +1,153 @@
+"""What all documents together say of the clusters, gathered batch by batch: sizes, terms, examples, agreement."""
+
+from bisect import insort
+from collections import Counter
+from typing import NamedTuple
+
+import numpy as np
+from sklearn import metrics
+
+from corpus.documents import Batch
+from model.assigner import NO_CLUSTER, Assigned, TermSums
+
+TOP_TERMS = 10
+CENTRAL_DOCUMENTS = 5
+DOUBTFUL_DOCUMENTS = 3
+
+
+class Example(NamedTuple):
+    """A document that shows what a cluster is about, or where it ends."""
+
+    rank: tuple  # by which examples are sorted, the best first
+    title: str
+    text: str
+    label: str | None
+    similarity: float
+    runner_up: int
+    runner_up_similarity: float
+
+
+class Examples:
+    """The few documents of lowest rank and different titles."""
+
+    def __init__(self, size: int):
+        self.size, self.best = size, []
+
+    def limit(self) -> float:
+        """No document of this rank or above gets in."""
+        return self.best[-1].rank[0] if len(self.best) == self.size else np.inf
+
+    def add(self, example: Example):
+        for other in self.best:
+            if other.title == example.title:
+                if other.rank <= example.rank:
+                    return
+                self.best.remove(other)
+                break
+        insort(self.best, example, key=lambda e: e.rank)
+        del self.best[self.size :]
+
+
+class ClusterStatistics:
+    """Counts of the documents that were assigned.
+
+    Args:
+        rows: of centroids.
+        terms: in the vocabulary.
+    """
+
+    def __init__(self, rows: int, terms: int):
+        self.documents = self.unknown = self.with_label = 0
+        self.sizes = np.zeros(rows, dtype=np.int64)
+        self.term_weights, self.term_documents = np.zeros((rows, terms)), np.zeros((rows, terms))
+        self.central = [Examples(CENTRAL_DOCUMENTS) for _ in range(rows)]
+        self.doubtful = [Examples(DOUBTFUL_DOCUMENTS) for _ in range(rows)]
+        self.label_codes = {}
+        self.labelled = []  # pairs of arrays: label codes and clusters of the documents that have both
+
+    def add(self, batch: Batch, assigned: Assigned, sums: TermSums):
+        known = assigned.clusters != NO_CLUSTER
+        self.sizes += np.bincount(assigned.clusters[known], minlength=len(self.sizes))
+        for total, part in ((self.term_weights, sums.weights), (self.term_documents, sums.documents)):
+            part = part.tocoo()
+            total[part.row, part.col] += part.data
+        self.add_examples(self.central, -assigned.similarities, batch, assigned)
+        self.add_examples(self.doubtful, assigned.margins, batch, assigned)
+        codes = [
+            self.label_codes.setdefault(label, len(self.label_codes)) for label in batch.labels if label is not None
+        ]
+        with_label = np.array([label is not None for label in batch.labels])
+        both = known[with_label]
+        self.labelled.append((np.array(codes, dtype=np.int32)[both], assigned.clusters[with_label & known]))
+        self.with_label += len(codes)
+        self.documents += len(known)
+        self.unknown += int(np.sum(~known))
+
+    def add_examples(self, examples: list[Examples], ranks: np.ndarray, batch: Batch, assigned: Assigned):
+        """Offer the documents of a batch as examples of their clusters."""
+        limits = np.array([example.limit() for example in examples])
+        candidates = np.flatnonzero((assigned.clusters != NO_CLUSTER) & (ranks < limits[assigned.clusters]))
+        for place in candidates[np.argsort(ranks[candidates], kind="stable")].tolist():
+            mine = examples[assigned.clusters[place]]
+            if ranks[place] < mine.limit():
+                mine.add(
+                    Example(
+                        (float(ranks[place]), self.documents + place),
+                        batch.titles[place],
+                        batch.documents[place],
+                        batch.labels[place],
+                        float(assigned.similarities[place]),
+                        int(assigned.runners_up[place]),
+                        float(assigned.runner_up_similarities[place]),
+                    )
+                )
+
+    def describe(self, number: int, terms: np.ndarray) -> dict:
+        """Tell what a cluster is about, as clusters.json has it: its size, its top terms, its central documents.
+
+        The weight of a term is its mean TF-IDF in the cluster, times the share of the cluster's documents that have it,
+        times the logarithm of how much larger that share is than elsewhere, to the power of 1.5. Without the shares, the
+        words of one long thread and the names of those who post much would come before the words of the topic; with a
+        smaller power "you" and "for" would, with a larger one the names again.
+        """
+        count = max(int(self.sizes[number]), 1)
+        share = self.term_documents[number] / count
+        elsewhere = (self.term_documents.sum(axis=0) - self.term_documents[number] + 1) / (
+            self.sizes.sum() - self.sizes[number] + 2
+        )
+        distinct = np.log(np.maximum(share, 1e-9) / elsewhere).clip(0.01) ** 1.5
+        weights = self.term_weights[number] / count * share * distinct
+        top = np.argsort(-weights)[:TOP_TERMS]
+        return {
+            "size": int(self.sizes[number]),
+            "terms": [[terms[i], round(float(weights[i]), 5)] for i in top if weights[i]],
+            "titles": [example.title for example in self.central[number].best],
+        }
+
+    def agreement(self) -> dict:
+        """Scores of the clusters against the labels, over the documents that have one; none without two labels."""
+        if not self.labels:
+            return {}
+        codes, clusters = map(np.concatenate, zip(*self.labelled))
+        in_order = np.argsort(np.argsort(list(self.label_codes)))  # scikit-learn sums in the order of the labels
+        labels = in_order[codes]
+        homogeneity, completeness, v_measure = metrics.homogeneity_completeness_v_measure(labels, clusters)
+        return {
+            "homogeneity": float(homogeneity),
+            "completeness": float(completeness),
+            "v_measure": float(v_measure),
+            "adjusted_rand_index": float(metrics.adjusted_rand_score(labels, clusters)),
+            "adjusted_mutual_information": float(metrics.adjusted_mutual_info_score(labels, clusters)),
+        }
+
+    @property
+    def labels(self) -> int:
+        """The number of different labels, if there is more than one to compare the clusters with."""
+        return len(self.label_codes) if len(self.label_codes) > 1 else 0
+
+    def label_counts(self) -> Counter:
+        """Numbers of documents by (label, cluster)."""
+        names, counts = list(self.label_codes), Counter()
+        for codes, clusters in self.labelled:
+            counts.update(zip(codes.tolist(), clusters.tolist()))
+        return Counter({(names[code], cluster): count for (code, cluster), count in counts.items()})

@@ -1,0 +1,1 @@
+"""The parts of transformer.py: requests, predictor, metrics and server."""

@@ -1,0 +1,417 @@
+"""A stub of what stands behind the API server: KServe, Knative, a kubelet and the ingress.
+
+It works on any API server, the real one or stub_kubernetes.py. Revisions, traffic and conditions
+follow KServe v0.20.0 in Knative mode (createKnativeService in ksvc_reconciler.go, PropagateStatus
+in inference_service_status.go, Reconcile in ingress_reconciler.go); environment variables of the
+storage initializer as in pkg/credentials/s3/s3_secret.go. Each component's requests go to its newest
+revision as soon as that is ready, whatever the other component does. As in Knative v1.21, a revision
+that no Route names loses its pods (pa_lifecycle.go, scaler.go; at once here, after 90 s there), and
+requests that wait for a revision without a ready pod make it more pods, up to its max-scale. Such a
+revision keeps a pod while it is asked, and after that until Knative has figures that say so. With
+`download` a pod runs KServe's own storage initializer; with `serve` also a predictor that loads as
+KServe's scikit-learn server does, and the transformer of this repository.
+"""
+
+import contextlib
+import copy
+import http.client
+import json
+import random
+import threading
+import time
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import kubernetes
+
+from doubles.stub_kubelet import Pod, StubKubelet, pod_status, stop
+
+ISVC = ("serving.kserve.io", "v1beta1")
+REVISION = ("serving.knative.dev", "v1")
+NODE = "stub-node"
+
+
+def refused_probe(component):
+    """What Knative's webhook says of a readiness probe that it does not take (its pkg/apis/serving/k8s_validation.go)."""
+    for position, container in enumerate(component.get("containers", [])):
+        probe = container.get("readinessProbe", {})
+        for field in ("failureThreshold", "timeoutSeconds"):
+            if field in probe and not probe.get("periodSeconds"):
+                return (
+                    'admission webhook "validation.webhook.serving.knative.dev" denied the request: validation failed: '
+                    f"{field} is disallowed when periodSeconds is zero: "
+                    f"spec.template.spec.containers[{position}].readinessProbe.{field}"
+                )
+    return None
+
+
+class StubKServe(StubKubelet):
+    """Runs until its `with` block ends. `ingress` is the URL of the ingress gateway."""
+
+    def __init__(self, kubeconfig, work, images=(), cpus=4.0, download=False, serve=False, logs=None, mode="Knative"):
+        client = kubernetes.config.new_client_from_config(str(kubeconfig))
+        self.core = kubernetes.client.CoreV1Api(client)
+        self.custom = kubernetes.client.CustomObjectsApi(client)
+        self.work, self.images, self.cpus, self.mode = work, set(images), cpus, mode
+        self.download, self.serving = download or serve, serve
+        self.logs = {} if logs is None else logs  # (namespace, pod, container) -> text
+        self.pods = {}  # (namespace, service, component) -> [Pod, ...], oldest first
+        self.routed = {}  # host -> (namespace, service), once the ingress was made
+        self.broken = None  # what went wrong in the controller's thread
+        self.calls = []  # (version, status) of each request through the ingress
+        self.failing = set()  # components whose new pods crash
+        self.misled = False  # whether new pods answer as another training run would
+        self.route_first = False  # whether Knative's route has a new split before there is a new revision
+        self.starting_seconds = 0  # how long a pod takes to start
+        self.refusal = None  # why Knative's webhook refuses what KServe makes
+        self.stopping = threading.Event()
+        self.rounds = 0
+        stub = self
+
+        class Gateway(GatewayHandler):
+            kserve = stub
+
+        self.gateway = ThreadingHTTPServer(("127.0.0.1", 0), Gateway)
+        self.gateway.daemon_threads = True
+        self.ingress = f"http://127.0.0.1:{self.gateway.server_port}"
+
+    def __enter__(self):
+        self.controller = threading.Thread(target=self.run, daemon=True)
+        self.controller.start()
+        threading.Thread(target=self.gateway.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.stopping.set()
+        self.controller.join(10)
+        self.gateway.shutdown()
+        self.gateway.server_close()
+        for pods in self.pods.values():
+            for pod in pods:
+                stop(pod)
+
+    def pod(self, namespace, name):
+        """The pod of a revision."""
+        return next(
+            pod for pods in self.pods.values() for pod in pods if (pod.namespace, pod.name) == (namespace, name)
+        )
+
+    def settle(self):
+        """Wait until the controller has seen what the cluster holds now."""
+        seen = self.rounds
+        while self.rounds < seen + 2:
+            assert self.controller.is_alive()
+            time.sleep(0.05)
+
+    # --- The controller -----------------------------------------------------------------------
+
+    def run(self):
+        while not self.stopping.wait(0.1):
+            try:
+                services = self.custom.list_cluster_custom_object(*ISVC, "inferenceservices")["items"]
+                for service in services:
+                    self.reconcile(service)
+                self.remove_others(services)
+                if self.mode == "Knative":
+                    routes = self.custom.list_cluster_custom_object(*REVISION, "routes")["items"]
+                    for route in routes:
+                        self.lead(route, services)
+                    self.scale(services, routes)
+                self.rounds += 1
+            except kubernetes.client.ApiException as error:
+                going = error.status in (404, 409) or "being terminated" in str(error.body)
+                if not going:  # gone or changed meanwhile: next round
+                    self.broken = error
+            except Exception as error:
+                self.broken = error
+
+    def reconcile(self, service):
+        namespace, name = service["metadata"]["namespace"], service["metadata"]["name"]
+        before = service.get("status") or {}
+        status = copy.deepcopy(before)
+        status["deploymentMode"] = self.mode
+        if self.refusal:
+            set_condition(status, "PredictorReady", "False", "ReconcileFailed", self.refusal)
+            return self.put_status(namespace, name, before, status)
+        for component in ("predictor", "transformer"):
+            if component in service["spec"]:
+                spec = dict(service["spec"][component])
+                refused = refused_probe(spec)
+                if refused:
+                    set_condition(status, f"{component.capitalize()}Ready", "False", "ReconcileFailed", refused)
+                    continue
+                percent = spec.pop("canaryTrafficPercent", None)
+                known = self.pods.get((namespace, name, component), [])
+                if self.route_first and known and known[-1].template != spec:
+                    propagate(status, component, known, percent, self.mode)
+                pods = self.revise(namespace, name, component, spec)
+                propagate(status, component, pods, percent, self.mode)
+        self.route(service, status, f"{name}.{namespace}.example.com")
+        return self.put_status(namespace, name, before, status)
+
+    def put_status(self, namespace, name, before, status):
+        if status != before:
+            self.custom.patch_namespaced_custom_object_status(
+                *ISVC, namespace, "inferenceservices", name, {"status": status}
+            )
+
+    def revise(self, namespace, name, component, template):
+        """Make a revision of a new template. Returns the revisions' pods, oldest first."""
+        pods = self.pods.setdefault((namespace, name, component), [])
+        if not pods or pods[-1].template != template:
+            pod = Pod(namespace, f"{name}-{component}-{len(pods) + 1:05d}", component, template)
+            annotations = {
+                **template.get("annotations", {}),
+                "internal.serving.kserve.io/storage-initializer-sourceuri": pod.source,
+            }
+            meta = {
+                "name": pod.name,
+                "annotations": annotations,
+                "labels": {
+                    **template.get("labels", {}),
+                    "component": component,
+                    "serving.kserve.io/inferenceservice": name,
+                    "serving.knative.dev/revision": pod.name,
+                },
+            }
+            container = {
+                "name": "kserve-container",
+                "image": pod.container.get("image", "sklearnserver"),
+                "args": pod.container.get("args", []),
+            }
+            if self.mode == "Knative":
+                self.custom.create_namespaced_custom_object(
+                    *REVISION,
+                    namespace,
+                    "revisions",
+                    {
+                        "apiVersion": "/".join(REVISION),
+                        "kind": "Revision",
+                        "metadata": meta,
+                        "spec": {"containers": [container]},
+                    },
+                )
+            pod.manifest = {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {**meta, "name": f"{pod.name}-deployment"},
+                "spec": {
+                    "nodeName": NODE,
+                    "containers": [container],
+                    "initContainers": [{"name": "storage-initializer", "image": "storage-initializer"}],
+                },
+            }
+            self.core.create_namespaced_pod(namespace, pod.manifest)
+            pods.append(pod)
+            threading.Thread(target=self.start, args=(pod,), daemon=True).start()
+        return pods
+
+    def route(self, service, status, host):
+        """IngressReady and Ready. A route that was made stays when the newest revision fails."""
+        conditions = {item["type"]: item for item in status.get("conditions", [])}
+        ready, reason = "True", ""
+        for component in ("Predictor", "Transformer"):
+            if component.lower() in service["spec"] and conditions[f"{component}Ready"]["status"] != "True":
+                ready, reason = conditions[f"{component}Ready"]["status"], f"{component} ingress not created"
+                break
+        if ready == "True":
+            status["url"] = f"http://{host}"
+            self.routed[host] = (service["metadata"]["namespace"], service["metadata"]["name"])
+        set_condition(status, "IngressReady", ready, reason)
+        overall = min(
+            (item["status"] for item in status["conditions"] if item["type"] in ("PredictorReady", "IngressReady")),
+            key=["False", "Unknown", "True"].index,
+        )
+        set_condition(status, "Ready", overall, "")
+
+    def lead(self, route, services):
+        """A Route of its own: ready once its revisions are, at a host of its name. It goes with its owner."""
+        meta = route["metadata"]
+        owners = {owner["uid"] for owner in meta.get("ownerReferences", [])}
+        if owners and not owners & {service["metadata"]["uid"] for service in services}:
+            self.custom.delete_namespaced_custom_object(*REVISION, meta["namespace"], "routes", meta["name"])
+            return
+        host, targets = f"{meta['name']}.{meta['namespace']}.example.com", route["spec"]["traffic"]
+        ready = all(self.pod(meta["namespace"], target["revisionName"]).ready for target in targets)
+        status = {
+            "url": f"http://{host}",
+            "traffic": targets if ready else [],
+            "conditions": [{"type": "Ready", "status": str(ready)}],
+        }
+        if ready:
+            self.routed[host] = (meta["namespace"], targets)
+        if route.get("status") != status:
+            self.custom.patch_namespaced_custom_object_status(
+                *REVISION, meta["namespace"], "routes", meta["name"], {"status": status}
+            )
+
+    def scale(self, services, routes):
+        """Knative's autoscaler: pods for the revisions that a Route names, and for no others."""
+        named = {
+            (route["metadata"]["namespace"], target["revisionName"])
+            for route in routes
+            for target in route["spec"]["traffic"]
+        }
+        for service in services:
+            for component in service.get("status", {}).get("components", {}).values():
+                names = [target.get("revisionName") for target in component.get("traffic", [])]
+                names.append(component["latestCreatedRevision"])
+                named.update((service["metadata"]["namespace"], name) for name in names)
+        for pod in [pod for pods in self.pods.values() for pod in pods]:
+            revision = self.custom.get_namespaced_custom_object(*REVISION, pod.namespace, "revisions", pod.name)
+            annotations = revision["metadata"]["annotations"]
+            given_up = (
+                annotations.get("serving.knative.dev/progress-deadline") == "1s"
+                and annotations.get("autoscaling.knative.dev/target-burst-capacity") == "-1"
+            )
+            idle = (pod.namespace, pod.name) not in named or annotations.get("autoscaling.knative.dev/min-scale") == "0"
+            if idle and (pod.ready or given_up) and not self.is_asked(pod):
+                self.set_replicas(pod, 0)
+            elif pod.replicas == 0 and not idle:
+                self.set_replicas(pod, 1)
+
+    def is_asked(self, pod):
+        """Whether there is a transformer that checks this predictor, whatever its own requests are."""
+        return any(other.predictor == pod.name and other.replicas for pods in self.pods.values() for other in pods)
+
+    def set_replicas(self, pod, count):
+        names = [f"{pod.name}-deployment{f'-{number}' if number else ''}" for number in range(max(count, pod.replicas))]
+        for name in names[count : pod.replicas]:
+            with contextlib.suppress(kubernetes.client.ApiException):
+                self.core.delete_namespaced_pod(name, pod.namespace, grace_period_seconds=0)
+        for name in names[pod.replicas : count]:
+            manifest = {**pod.manifest, "metadata": {**pod.manifest["metadata"], "name": name}}
+            self.core.create_namespaced_pod(pod.namespace, manifest)
+            self.core.patch_namespaced_pod_status(name, pod.namespace, {"status": pod_status(pod)})
+        pod.replicas = count
+
+    def remove_others(self, services):
+        there = {(item["metadata"]["namespace"], item["metadata"]["name"]) for item in services}
+        for key in [key for key in self.pods if key[:2] not in there]:
+            for pod in self.pods.pop(key):
+                stop(pod)
+                self.set_replicas(pod, 0)
+                with contextlib.suppress(kubernetes.client.ApiException):
+                    self.custom.delete_namespaced_custom_object(*REVISION, pod.namespace, "revisions", pod.name)
+        self.routed = {host: key for host, key in self.routed.items() if isinstance(key[1], list) or key in there}
+
+    def choose(self, host):
+        """The pod that a request for this host goes to, by the traffic split."""
+        namespace, name = self.routed[host]
+        if isinstance(name, list):  # the targets of a Route of its own
+            return self.pod(namespace, next(target["revisionName"] for target in name if target["percent"]))
+        front = "transformer" if (namespace, name, "transformer") in self.pods else "predictor"
+        if self.mode == "Standard":
+            return self.pods[namespace, name, front][-1]
+        status = self.custom.get_namespaced_custom_object(*ISVC, namespace, "inferenceservices", name)["status"]
+        targets = status["components"][front]["traffic"]
+        chosen = random.choices([item["revisionName"] for item in targets], [item["percent"] for item in targets])[0]
+        return self.pod(namespace, chosen)
+
+    def wait_in_queue(self, pod):
+        """Knative's activator: whoever asks a revision without a ready pod makes it more pods, up to max-scale."""
+        most = pod.template.get("maxReplicas") or pod.replicas + 1
+        if pod.replicas < most:
+            self.set_replicas(pod, pod.replicas + 1)
+
+
+def propagate(status, component, pods, percent, mode):
+    """The component's status: createKnativeService and PropagateStatus of KServe v0.20.0."""
+    found = status.setdefault("components", {}).setdefault(component, {})
+    ready = [pod for pod in pods if pod.ready]
+    created, newest_ready = pods[-1].name, (ready[-1].name if ready else None)
+    rolled_out = found.get("latestRolledoutRevision")
+    targets = [{"latestRevision": True, "percent": 100, "revisionName": newest_ready}]
+    if percent is not None and rolled_out:
+        targets[0]["percent"] = percent
+        if percent < 100:
+            targets.append(
+                {"revisionName": rolled_out, "latestRevision": False, "percent": 100 - percent, "tag": "prev"}
+            )
+    found["latestCreatedRevision"] = created
+    if newest_ready and mode == "Knative":
+        if rolled_out != newest_ready:
+            if targets[0]["percent"] == 100:
+                if rolled_out:
+                    found["previousRolledoutRevision"] = rolled_out
+                found["latestRolledoutRevision"] = newest_ready
+        elif newest_ready == created and targets[0]["percent"] < 100 and found.get("previousRolledoutRevision"):
+            found["latestRolledoutRevision"] = found["previousRolledoutRevision"]
+        found["latestReadyRevision"] = newest_ready
+        found["traffic"] = targets
+    if newest_ready == created:
+        set_condition(status, f"{component.capitalize()}Ready", "True", "")
+    elif pods[-1].failure:
+        set_condition(
+            status,
+            f"{component.capitalize()}Ready",
+            "False",
+            "RevisionFailed",
+            f'Revision "{created}" failed with message: {pods[-1].failure[2]}.',
+        )
+    else:
+        set_condition(
+            status,
+            f"{component.capitalize()}Ready",
+            "Unknown",
+            "",
+            f'Configuration "{created[:-6]}" is waiting for a Revision to become ready.',
+        )
+
+
+def set_condition(status, kind, value, reason, message=""):
+    new = {
+        "type": kind,
+        "status": value,
+        **({"reason": reason} if reason else {}),
+        **({"message": message} if message else {}),
+    }
+    conditions = status.setdefault("conditions", [])
+    for index, old in enumerate(conditions):
+        if old["type"] == kind:
+            if {**old, "lastTransitionTime": None} != {**new, "lastTransitionTime": None}:
+                conditions[index] = {**new, "lastTransitionTime": now()}
+            return
+    conditions.append({**new, "lastTransitionTime": now()})
+
+
+def now():
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class GatewayHandler(BaseHTTPRequestHandler):
+    """The ingress: Host chooses the service, its traffic split the revision."""
+
+    kserve = None
+
+    def log_message(self, *_):
+        pass
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        host = self.headers["Host"]
+        if host not in self.kserve.routed:
+            self.send_error(404)
+            return
+        pod = self.kserve.choose(host)
+        code, answer = self.ask(pod, body)
+        self.kserve.calls.append((pod.template["labels"]["app.kubernetes.io/version"], code))
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def ask(self, pod, body):
+        if pod.predictor and self.kserve.mode == "Knative":
+            predictor = self.kserve.pod(pod.namespace, pod.predictor)
+            if not predictor.ready:
+                self.kserve.wait_in_queue(predictor)
+                return 504, b'{"error": "the predictor did not answer in time"}'
+        if pod.port is None:  # nothing real runs
+            texts = [instance[0] for instance in json.loads(body)["instances"]]
+            return 200, json.dumps({"predictions": [pod.numbers.get(text, 0) for text in texts]}).encode()
+        connection = http.client.HTTPConnection("127.0.0.1", pod.port, timeout=30)
+        connection.request("POST", self.path, body, {"Content-Type": self.headers["Content-Type"]})
+        response = connection.getresponse()
+        return response.status, response.read()

@@ -1,0 +1,268 @@
+"""A stub of a kubelet and of KServe's webhook: it runs what is in a pod, or plays that it does."""
+
+import base64
+import contextlib
+import http.client
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import boto3
+import botocore.config
+import kubernetes
+
+from support.free_port import free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+INITIALIZER = "import sys; from kserve_storage import Storage; Storage.download(*sys.argv[1:])"
+BESIDE = "transformer-container"
+
+
+class Pod:
+    """One revision's pod: what it was made of, how it fares, and the process that serves."""
+
+    def __init__(self, namespace, name, component, template):
+        self.namespace, self.name, self.component, self.template = namespace, name, component, template
+        self.ready = False
+        self.failure = None  # (container, reason, message)
+        self.replicas = 1  # 0 when Knative scaled it to zero
+        self.numbers = {}  # text -> cluster, what it answers where nothing real runs
+        self.processes, self.port = [], None
+        self.logs = {}
+
+    @property
+    def container(self):
+        return self.template["model"] if self.component == "predictor" else self.template["containers"][0]
+
+    @property
+    def beside(self):
+        """The transformer in the same pod, or None."""
+        return next((item for item in self.template.get("containers", []) if item["name"] == BESIDE), None)
+
+    @property
+    def predictor(self):
+        """Name of the predictor revision that it calls, or None."""
+        args = self.container.get("args", [])
+        return args[args.index("--predictor_host") + 1].split(".")[0] if "--predictor_host" in args else None
+
+    @property
+    def source(self):
+        if self.component == "predictor":
+            return self.container["storageUri"]
+        return next(item["value"] for item in self.container["env"] if item["name"] == "STORAGE_URI")
+
+
+class StubKubelet:
+    """What StubKServe, which knows the cluster, starts its pods with."""
+
+    def start(self, pod):
+        try:
+            self.run_pod(pod)
+        except RuntimeError as error:
+            pod.failure = error.args
+        except Exception as error:
+            self.broken = error
+            pod.failure = ("kserve-container", "StubBroken", repr(error))
+        if self.stopping.is_set():
+            return
+        with contextlib.suppress(kubernetes.client.ApiException):  # deleted meanwhile
+            self.core.patch_namespaced_pod_status(f"{pod.name}-deployment", pod.namespace, {"status": pod_status(pod)})
+            if self.mode == "Knative":
+                ready = {"type": "Ready", "status": "False" if pod.failure else "True", "reason": "", "message": ""}
+                if pod.failure:
+                    ready |= {"reason": pod.failure[1], "message": pod.failure[2]}
+                self.custom.patch_namespaced_custom_object_status(
+                    "serving.knative.dev",
+                    "v1",
+                    pod.namespace,
+                    "revisions",
+                    pod.name,
+                    {"status": {"conditions": [ready]}},
+                )
+        for container, text in pod.logs.items():
+            self.logs[(pod.namespace, f"{pod.name}-deployment", container)] = text
+        pod.ready = pod.failure is None
+
+    def run_pod(self, pod):
+        """Start the pod or raise RuntimeError(container, reason, message)."""
+        cpu = pod.container["resources"]["requests"]["cpu"]
+        if (float(cpu[:-1]) / 1000 if cpu.endswith("m") else float(cpu)) > self.cpus:
+            raise RuntimeError(None, "Unschedulable", "0/1 nodes are available: 1 Insufficient cpu.")
+        image = pod.container.get("image")
+        if image and image not in self.images:
+            raise RuntimeError(
+                "kserve-container", "ImagePullBackOff", f'Back-off pulling image "{image}": ErrImagePull: not found'
+            )
+        if pod.component in self.failing:
+            raise RuntimeError("kserve-container", "CrashLoopBackOff", "back-off 10s restarting failed container")
+        self.stopping.wait(self.starting_seconds)
+        models = self.work / pod.namespace / pod.name
+        initializer = (
+            subprocess.run(
+                [sys.executable, "-c", INITIALIZER, pod.source, str(models)],
+                capture_output=True,
+                text=True,
+                env={**os.environ, **self.environment(pod), "PYTHONWARNINGS": "ignore"},
+            )
+            if self.download
+            else None
+        )
+        if initializer:
+            pod.logs["storage-initializer"] = initializer.stdout + initializer.stderr
+            if initializer.returncode:
+                raise RuntimeError(
+                    "storage-initializer", "CrashLoopBackOff", "back-off 10s restarting failed container"
+                )
+        if self.serving:
+            self.serve(pod, models)
+        elif pod.component == "transformer" or pod.beside:
+            self.learn(pod, models)
+
+    def learn(self, pod, models):
+        """What a transformer that is not really there would answer to the terms of each cluster."""
+        path = "clusters.json" if pod.component == "transformer" else "transformer/clusters.json"
+        if self.download:
+            summary = json.loads((models / path).read_text())
+        else:
+            bucket, key = f"{pod.source.removeprefix('s3://')}{path}".split("/", 1)
+            summary = json.loads(self.store(pod).get_object(Bucket=bucket, Key=key)["Body"].read())
+        clusters = summary["clusters"]
+        for position, cluster in enumerate(clusters):
+            answer = clusters[(position + self.misled) % len(clusters)]["cluster"]
+            pod.numbers[" ".join(term for term, _ in cluster["terms"][:10])] = answer
+
+    def store(self, pod):
+        environment = self.environment(pod)
+        return boto3.client(
+            "s3",
+            endpoint_url=environment["AWS_ENDPOINT_URL"],
+            region_name=environment["AWS_DEFAULT_REGION"],
+            aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+            config=botocore.config.Config(proxies={}),
+        )
+
+    def environment(self, pod):
+        """What KServe's webhook gives the storage initializer."""
+        account = self.core.read_namespaced_service_account(pod.template["serviceAccountName"], pod.namespace)
+        secret = self.core.read_namespaced_secret(account.secrets[0].name, pod.namespace)
+        get = secret.metadata.annotations.get
+        scheme = "https" if get("serving.kserve.io/s3-usehttps", "1") != "0" else "http"
+        endpoint = get("serving.kserve.io/s3-endpoint")
+        authority = {}
+        if get("serving.kserve.io/s3-cabundle-configmap"):
+            config_map = self.core.read_namespaced_config_map(
+                get("serving.kserve.io/s3-cabundle-configmap"), pod.namespace
+            )
+            mounted, file = get("serving.kserve.io/s3-cabundle").rsplit("/", 1)
+            assert mounted == "/etc/ssl/custom-certs", "where KServe mounts it"
+            path = self.work / f"{pod.namespace}-{file}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(config_map.data[file])
+            authority = {"AWS_CA_BUNDLE": str(path)}
+        return {
+            **authority,
+            **{key: base64.b64decode(value).decode() for key, value in secret.data.items()},
+            "S3_ENDPOINT": endpoint,
+            "AWS_ENDPOINT_URL": f"{scheme}://{endpoint}",
+            "S3_USE_HTTPS": get("serving.kserve.io/s3-usehttps", "1"),
+            "AWS_DEFAULT_REGION": get("serving.kserve.io/s3-region"),
+            "awsAnonymousCredential": get("serving.kserve.io/s3-useanoncredential"),
+        }
+
+    def serve(self, pod, models):
+        """Run what is in the pod; with two containers, the transformer after the predictor beside it."""
+        predictor = [ROOT / "tests/doubles/sklearn_predictor.py", "--model_name", pod.name.rsplit("-", 2)[0]]
+        transformer = [ROOT / "transformer.py"]
+        at = {"/mnt/models": str(models)}
+        if pod.component == "transformer":
+            args = [self.resolve(argument) for argument in pod.container["args"]]
+            pod.port = self.execute(pod, [*transformer, *args, "--transformer-path", models / "transformer.joblib"])
+        elif pod.beside:
+            model_dir = next(word for word in pod.container["args"] if word.startswith("--model_dir="))
+            port = self.execute(pod, [*predictor, "--model_dir", replace(model_dir.partition("=")[2], at)])
+            wanted = next(word for word in pod.container["args"] if word.startswith("--http_port="))
+            at[f"localhost:{wanted.partition('=')[2]}"] = f"127.0.0.1:{port}"
+            pod.port = self.execute(pod, [*transformer, *(replace(word, at) for word in pod.beside["args"])])
+        else:
+            pod.port = self.execute(pod, [*predictor, "--model_dir", models])
+
+    def execute(self, pod, command):
+        """Start a model server and wait until it is ready. Returns its port."""
+        port = free_port()
+        log = (self.work / f"{pod.name}-{len(pod.processes)}.log").open("w+")
+        process = subprocess.Popen(
+            [sys.executable, *map(str, command), "--http_port", str(port), "--enable_grpc", "false"],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        pod.processes.append(process)
+        deadline = time.monotonic() + 120
+        while not answers(port):
+            if process.poll() is not None or time.monotonic() > deadline or self.stopping.is_set():
+                log.seek(0)
+                pod.logs["kserve-container"] = log.read()
+                raise RuntimeError("kserve-container", "CrashLoopBackOff", "back-off 10s restarting failed container")
+            time.sleep(0.1)
+        return port
+
+    def resolve(self, argument):
+        """Stands in for the cluster's DNS: the host name of a revision becomes its address."""
+        found = re.fullmatch(r"([-a-z0-9]+)\.([-a-z0-9]+)\.svc\.cluster\.local", argument)
+        if not found:
+            return argument
+        pod = self.pod(found[2], found[1])
+        while pod.port is None and pod.failure is None:
+            time.sleep(0.05)
+        return f"127.0.0.1:{pod.port}"
+
+
+def replace(text, replacements):
+    for old, new in replacements.items():
+        text = text.replace(old, new)
+    return text
+
+
+def pod_status(pod):
+    ready = "False" if pod.failure else "True"
+    status = {"phase": "Pending" if pod.failure else "Running", "conditions": [{"type": "Ready", "status": ready}]}
+    if pod.failure:
+        container, reason, message = pod.failure
+        if container is None:
+            status["conditions"].append(
+                {"type": "PodScheduled", "status": "False", "reason": reason, "message": message}
+            )
+        else:
+            kind = "initContainerStatuses" if container == "storage-initializer" else "containerStatuses"
+            status[kind] = [
+                {
+                    "name": container,
+                    "ready": False,
+                    "restartCount": 2,
+                    "image": "",
+                    "imageID": "",
+                    "state": {"waiting": {"reason": reason, "message": message}},
+                }
+            ]
+    return status
+
+
+def stop(pod):
+    for process in pod.processes:
+        process.terminate()
+        process.wait(20)
+
+
+def answers(port):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/v2/health/ready")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()

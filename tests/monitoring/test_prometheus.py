@@ -1,0 +1,144 @@
+"""provision/prometheus/ and scripts/drift.py: Debian's promtool and Prometheus with the platform's own configuration."""
+
+import re
+import shutil
+import subprocess
+import sys
+import urllib.parse
+
+import prometheus_client
+import pytest
+import yaml
+
+from serving.clusters import Clusters
+from serving.metrics import Metrics
+from support.free_port import free_port
+from support.prometheus import PRODUCT, configure, pod, query, run_prometheus, wait_for
+from support.services import ROOT
+
+pytestmark = pytest.mark.skipif(not shutil.which("prometheus"), reason="Prometheus is not installed")
+
+RULES = [PRODUCT / "drift.yml", PRODUCT / "platform.yml"]
+VECTORS = {0: [1.0, 0.0], 7: [0.0, 1.0]}
+SUMMARY = {
+    "settings": {"sample": 40},
+    "baseline": {"unknown": 0.1, "similarity": {"0.05": 0.5, "0.25": 0.8, "0.5": 0.9, "0.75": 0.95, "0.95": 0.99}},
+    "clusters": [
+        {
+            "cluster": 7,
+            "size": 30,
+            "share": 0.75,
+            "terms": [["orbit", 0.5], ["moon", 0.4], ["nasa", 0.3], ["launch", 0.2]],
+        },
+        {"cluster": 0, "size": 10, "share": 0.25, "name": "hockey", "terms": [["game", 0.5]]},
+    ],
+}
+for cluster in SUMMARY["clusters"]:
+    cluster |= {"similarity": {"0.5": 0.9}, "centroid": VECTORS[cluster["cluster"]]}
+
+
+def promtool(*arguments, cwd=ROOT) -> str:
+    run = subprocess.run(["promtool", *map(str, arguments)], cwd=cwd, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout
+
+
+def alerts() -> list[dict]:
+    groups = [group for path in RULES for group in yaml.safe_load(path.read_text())["groups"]]
+    return [rule for group in groups for rule in group["rules"] if "alert" in rule]
+
+
+def test_configuration_and_rules_are_valid(tmp_path):
+    promtool("check", "config", "--syntax-only", configure(tmp_path, [pod(1)]))  # the token is in a pod only
+    promtool("check", "rules", *RULES)
+
+
+@pytest.mark.parametrize("name", ["drift", "platform"])
+def test_rules_fire_and_stay_silent_as_their_unit_tests_say(name):
+    assert "SUCCESS" in promtool("test", "rules", f"{name}.yml", cwd=ROOT / "tests/monitoring/rules")
+
+
+def test_rules_ask_for_metrics_that_the_servers_have():
+    import kserve.metrics  # noqa: F401
+
+    exposed = {sample for family in prometheus_client.REGISTRY.collect() for sample in names(family)}
+    asked = set(re.findall(r"(?:textclustering|request)_\w+", " ".join(path.read_text() for path in RULES)))
+    assert asked - {"textclustering_trained_"} <= exposed
+
+
+def names(family) -> list[str]:
+    suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_count", "_sum"]}.get(family.type, [""])
+    return [family.name + suffix for suffix in suffixes]
+
+
+def test_every_alert_has_a_line_for_the_operator():
+    page = (ROOT / "docs/monitoring.md").read_text()
+    for alert in alerts():
+        document, _, anchor = alert["annotations"]["runbook_url"].partition("#")
+        assert document == "docs/monitoring.md" and anchor == alert["alert"].lower()
+        assert f"### {alert['alert']}\n" in page
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory):
+    """Prometheus, with a pod that serves the metrics of a model; gives its URL, and the model's metrics."""
+    port = free_port()
+    server, thread = prometheus_client.start_http_server(port, "127.0.0.1")
+    metrics = Metrics("watched", "v1", Clusters.of_summary(SUMMARY), SUMMARY)
+    pods = [
+        pod(port),
+        pod(port, pod_container_port_number="9091"),
+        pod(port, pod_name="done", pod_phase="Succeeded"),
+        pod(port, pod_name="not annotated", pod_annotation_prometheus_io_scrape=None),
+        pod(port, pod_name="of no service", pod_label_serving_kserve_io_inferenceservice=None),
+    ]
+    config = configure(tmp_path_factory.mktemp("prometheus"), pods, ("services",), "1s")
+    with run_prometheus(config, free_port()) as url:
+        yield url, metrics
+    server.shutdown()
+    thread.join()
+
+
+def test_pods_are_found_by_their_annotations_and_named_by_their_labels(watched):
+    url, _ = watched
+    ((labels, _),) = wait_for(lambda: query(url, "up == 1"), 30)
+    port = urllib.parse.urlsplit(f"//{labels['instance']}").port
+    assert labels | {"instance": ""} == {
+        "__name__": "up",
+        "instance": "",
+        "job": "services",
+        "namespace": "kserve-textclustering",
+        "pod": f"pod-{port}",
+        "service": "textclustering",
+        "component": "transformer",
+        "version": "of-the-label",
+    }
+    # What a transformer says of its version wins over the label of its pod.
+    ((labels, share),) = wait_for(lambda: query(url, 'textclustering_trained_share{cluster="7"}'), 30)
+    assert (labels["version"], labels["about"], share) == ("v1", "orbit moon nasa", pytest.approx(0.9 * 0.75))
+
+
+def test_a_person_sees_which_clusters_grow_and_which_shrink(watched):
+    url, metrics = watched
+    for _ in range(4):  # over some scrapes
+        before = query(url, "sum(textclustering_documents_total)")
+        metrics.observe([VECTORS[0]] * 20, [0] * 20)
+        wait_for(lambda before=before: query(url, "sum(textclustering_documents_total)") > before, 30)
+    wait_for(lambda: query(url, 'textclustering:documents{window="1h",cluster="0"} > 40'), 30)
+    shown = drift("--prometheus", url, "--clusters", "2").stdout
+    assert "watched v1 in kserve-textclustering" in shown
+    assert re.search(r"\n  median similarity +0.900 +0.9\d\d +0.9\d\d\n", shown)
+    grown, shrunk = re.search(r"\n( +0 hockey .*)\n( +7 orbit moon nasa .*)\n +1 more changed", shown).groups()
+    assert re.fullmatch(r" +0 hockey +22.5% +100.0% +100.0% +\+77.5", grown)
+    assert re.fullmatch(r" +7 orbit moon nasa +67.5% +0.0% +0.0% +-67.5", shrunk)
+
+
+def test_no_prometheus_is_a_line(tmp_path):
+    run = drift("--prometheus", f"http://127.0.0.1:{free_port()}")
+    assert run.returncode == 1 and run.stderr.count("\n") == 1
+    assert "drift.py: Prometheus does not answer" in run.stderr
+
+
+def drift(*options) -> subprocess.CompletedProcess:
+    command = [sys.executable, ROOT / "scripts/drift.py", *options]
+    return subprocess.run([str(word) for word in command], capture_output=True, text=True)

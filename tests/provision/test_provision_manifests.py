@@ -1,0 +1,236 @@
+"""The manifests that the steps apply, rendered from upstream's real ones."""
+
+import json
+import re
+
+import pytest
+import yaml
+
+from support import upstream_files
+from support.provision_rehearsal import Loader, images_named_in, is_type, manifests_in, manifests_py
+from support.upstream_files import versions
+
+
+def name_of(manifest):
+    return manifest["kind"], manifest["metadata"].get("namespace"), manifest["metadata"]["name"]
+
+
+def workloads(manifests):
+    return [m for m in manifests if m["kind"] in ("Deployment", "DaemonSet", "StatefulSet", "Job")]
+
+
+def containers_in(value, path=()):
+    """Everything that has an image, wherever it stands: in a pod's template, a serving runtime, MinIO's tenant."""
+    if isinstance(value, dict):
+        if isinstance(value.get("image"), str):
+            yield "/".join(map(str, path)), value
+        for key, inner in value.items():
+            yield from containers_in(inner, (*path, key))
+    elif isinstance(value, list):
+        for position, inner in enumerate(value):
+            yield from containers_in(inner, (*path, position))
+
+
+def pull_policy(container):
+    """What the API server makes of a container: https://kubernetes.io/docs/concepts/containers/images/#imagepullpolicy-defaulting"""
+    _, at, _ = container["image"].partition("@")
+    _, _, tag = container["image"].rpartition("/")[2].partition(":")
+    return container.get("imagePullPolicy") or ("IfNotPresent" if at or tag not in ("", "latest") else "Always")
+
+
+@pytest.mark.parametrize(
+    ("image", "policy"),
+    [("auto", "Always"), ("a/b:latest", "Always"), ("a:5000/b", "Always"), ("a/b:1", "IfNotPresent")],
+)
+def test_image_without_a_version_would_be_pulled_each_time(image, policy):
+    assert pull_policy({"image": image}) == policy
+    assert pull_policy({"image": image, "imagePullPolicy": "IfNotPresent"}) == "IfNotPresent"
+
+
+def test_nothing_needs_a_registry_for_an_image_that_is_in_the_node(dry_run, manifests):
+    found = [(m, place, c) for m in manifests if not is_type(m) for place, c in containers_in(m)]
+    assert len(found) >= 20
+    wrong = [
+        f"{m['metadata']['name']}: {place}: {c['image']}" for m, place, c in found if pull_policy(c) != "IfNotPresent"
+    ]
+    assert not wrong
+    # What a controller or a webhook puts into a pod later has no policy of its own, so its image needs a version.
+    later = images_named_in(dry_run)
+    assert later and not [i for i in later if pull_policy({"image": i}) != "IfNotPresent"]
+    assert "imagePullPolicy: Always" not in dry_run
+
+
+def test_no_image_is_fetched_for_a_template_that_nothing_uses(dry_run):
+    assert "busybox" not in dry_run
+
+
+def test_platform_goes_before_what_is_deployed_on_a_full_node(manifests):
+    pods = {name_of(m): m["spec"]["template"]["spec"] for m in workloads(manifests)}
+    pods |= {name_of(m): m["spec"] for m in manifests if m["kind"] == "Tenant"}
+    assert len(pods) == 17
+    assert {name: pod.get("priorityClassName") for name, pod in pods.items()} == dict.fromkeys(
+        pods, "system-cluster-critical"
+    )
+
+
+def test_pods_of_a_service_pass_the_restricted_level_of_pod_security(manifests):
+    """https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted"""
+    (storage,) = [m["spec"]["container"] for m in manifests if m["kind"] == "ClusterStorageContainer"]
+    (server,) = [m["spec"]["containers"][0] for m in manifests if m["kind"] == "ClusterServingRuntime"]
+    for container in (storage, server):
+        context = container["securityContext"]
+        assert context["runAsNonRoot"] is True and context["allowPrivilegeEscalation"] is False, container["name"]
+        assert context["capabilities"] == {"drop": ["ALL"]} and context["seccompProfile"] == {"type": "RuntimeDefault"}
+
+
+def test_types_are_known_to_the_cluster_before_anything_is_of_them(dry_run):
+    parts = re.split(r"^until kubectl wait --for=condition=Established --timeout=30s .*$", dry_run, flags=re.MULTILINE)
+    assert len(parts) > 6  # MetalLB, cert-manager, Istio, Knative, KServe, MinIO
+    waited = " ".join(re.findall(r"^until kubectl wait --for=condition=Established (.*);", dry_run, re.MULTILINE))
+    assert set(re.findall(r"crd/([^\s;]+)", waited)) == {
+        m["metadata"]["name"] for m in manifests_in(dry_run) if is_type(m)
+    }
+    for part in parts[:-1]:
+        assert {is_type(m) for m in manifests_in(part.rpartition("kubectl apply")[2])} == {True}
+    for text in re.findall(r"<<'MANIFEST'\n(.*?)\nMANIFEST\n", dry_run, re.DOTALL):
+        assert len({is_type(m) for m in yaml.load_all(text, Loader) if m}) == 1
+
+
+def test_all_requests_together_leave_most_of_two_cpus_free(manifests):
+    def cpu(quantity):
+        return float(quantity[:-1]) if str(quantity).endswith("m") else 1000 * float(quantity)
+
+    requests = {
+        m["metadata"]["name"]: sum(
+            cpu(c.get("resources", {}).get("requests", {}).get("cpu", 0))
+            for c in m["spec"]["template"]["spec"]["containers"]
+        )
+        for m in workloads(manifests)
+    }
+    assert sum(requests.values()) < 1000, requests
+    assert max(requests.values()) <= 100, requests
+
+
+def test_kserve_is_its_controller_in_knative_mode_and_the_scikit_learn_server(manifests):
+    names = {(m["kind"], m["metadata"]["name"]) for m in manifests}
+    assert [n for k, n in names if k == "ClusterServingRuntime"] == ["kserve-sklearnserver"]
+    assert ("Deployment", "kserve-controller-manager") in names
+    assert ("CustomResourceDefinition", "inferenceservices.serving.kserve.io") in names
+    assert not [n for n in names if re.search("llm|localmodel|inferencepool", "".join(n))]
+    config = next(m["data"] for m in manifests if m["metadata"]["name"] == "inferenceservice-config")
+    assert json.loads(config["deploy"]) == {"defaultDeploymentMode": "Knative"}
+    assert all(json.loads(text) is not None for key, text in config.items() if key != "_example")
+
+
+def test_knative_serves_example_com_and_asks_no_registry_for_images_of_docker_hub(manifests):
+    configs = {m["metadata"]["name"]: m["data"] for m in manifests if m["kind"] == "ConfigMap"}
+    assert "example.com" in configs["config-domain"]
+    assert "index.docker.io" in configs["config-deployment"]["registries-skipping-tag-resolving"].split(",")
+    assert versions()["TRANSFORMER_IMAGE"].startswith("docker.io/") and not versions()["TRANSFORMER_IMAGE"].endswith(
+        ":latest"
+    )
+
+
+def test_minio_has_the_services_of_the_readme(manifests):
+    services = {
+        m["metadata"]["name"]: m["spec"]
+        for m in manifests
+        if m["kind"] == "Service" and m["metadata"].get("namespace") == "tenant-tiny"
+    }
+    assert {name: [(p["port"], p["nodePort"]) for p in spec["ports"]] for name, spec in services.items()} == {
+        "minio-service": [(9000, 30100)],
+        "console-service": [(9090, 30200)],
+    }
+    tenant = next(m for m in manifests if m["kind"] == "Tenant")
+    assert (tenant["metadata"]["name"], tenant["metadata"]["namespace"]) == ("storage-tiny", "tenant-tiny")
+    assert tenant["spec"]["requestAutoCert"] is False and tenant["spec"]["image"] == versions()["MINIO_IMAGE"]
+
+
+def test_prometheus_has_its_rules_a_volume_and_the_port_of_the_readme(manifests):
+    ours = {m["kind"]: m for m in manifests if m["metadata"].get("namespace") == "monitoring"}
+    (port,) = ours["Service"]["spec"]["ports"]
+    assert port["nodePort"] == 30400
+    assert sorted(ours["ConfigMap"]["data"]) == ["drift.yml", "platform.yml", "prometheus.yml"]
+    spec = ours["Deployment"]["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    assert container["image"] == versions()["PROMETHEUS_IMAGE"] and "@sha256:" in container["image"]
+    volumes = {volume["name"]: volume for volume in spec["volumes"]}
+    assert volumes["config"]["configMap"]["name"] == ours["ConfigMap"]["metadata"]["name"] != "prometheus"
+    assert volumes["data"]["persistentVolumeClaim"]["claimName"] == ours["PersistentVolumeClaim"]["metadata"]["name"]
+
+
+def test_istio_gateway_gets_its_proxy_from_a_config_map_that_names_the_image_in_full(manifests):
+    injector = next(m for m in manifests if m["metadata"]["name"] == "istio-sidecar-injector")
+    assert (
+        json.loads(injector["data"]["values"])["global"]["proxy"]["image"]
+        == f"docker.io/istio/proxyv2:{versions()['ISTIO_VERSION']}"
+    )
+
+
+def test_types_and_objects_are_all_that_is_in_a_manifest(real):
+    files, _ = real
+    text = files[upstream_files.addresses()["KNATIVE_SERVING_CORE"]].read_text()
+    types, objects = (
+        list(yaml.load_all(manifests_py(what, text=text).stdout, Loader)) for what in ("types", "objects")
+    )
+    everything = list(filter(None, yaml.load_all(text, Loader)))
+    assert types == list(filter(is_type, everything))
+    assert objects == [document for document in everything if not is_type(document)]
+    assert types and objects
+
+
+# --- The schemas of the pinned Kubernetes ---
+
+
+@pytest.fixture(scope="session")
+def schemas():
+    """Kubernetes' OpenAPI definitions as strict JSON schemas: a field that Kubernetes does not know is an error."""
+    # Of the pinned minor version; the module proxy does not give out every patch of it.
+    module = "k8s.io/kubernetes@v1.34.2"
+    assert module.rpartition(".")[0].endswith(versions()["KUBECTL_VERSION"].rpartition(".")[0])
+    path = upstream_files.download_of(module, "api/openapi-spec/swagger.json")
+    definitions = json.loads(path.read_text())["definitions"]
+    for name, definition in definitions.items():
+        if "properties" in definition:
+            definition["additionalProperties"] = False
+        if name.endswith((".Quantity", ".IntOrString")):
+            definitions[name] = {"type": ["string", "number"]}
+        # A part of a resource type's own schema: anything.
+        if name.startswith("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSON"):
+            definitions[name] = {}
+    return definitions
+
+
+def without_nulls(value):
+    if isinstance(value, dict):
+        return {key: without_nulls(v) for key, v in value.items() if v is not None}
+    return [without_nulls(v) for v in value] if isinstance(value, list) else value
+
+
+def test_manifests_follow_the_schemas_of_the_pinned_kubernetes(manifests, schemas):
+    import jsonschema
+
+    names = {
+        (kind["group"], kind["version"], kind["kind"]): name
+        for name, definition in schemas.items()
+        for kind in definition.get("x-kubernetes-group-version-kind", [])
+    }
+    validators, problems, checked = {}, [], 0
+    for manifest in manifests:
+        group, _, version = manifest["apiVersion"].rpartition("/")
+        name = names.get((group, version, manifest["kind"]))
+        if not name:
+            assert "." in group and not group.endswith(".k8s.io"), (
+                f"Kubernetes has no {manifest['apiVersion']} {manifest['kind']}"
+            )
+            continue
+        validator = validators.setdefault(
+            name, jsonschema.Draft4Validator({"$ref": f"#/definitions/{name}", "definitions": schemas})
+        )
+        checked += 1
+        problems += [
+            f"{manifest['kind']} {manifest['metadata']['name']}: {'/'.join(map(str, e.absolute_path))}: {e.message[:200]}"
+            for e in validator.iter_errors(without_nulls(manifest))
+        ]
+    assert checked > 150
+    assert not problems, "\n".join(problems)

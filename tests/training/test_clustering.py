@@ -1,0 +1,134 @@
+"""scripts/training/clustering.py and scripts/training/self_training.py, on corpora small enough to see through."""
+
+import hashlib
+
+import joblib
+import numpy as np
+import pytest
+from scipy.sparse import csr_matrix, vstack
+from sklearn.linear_model import Ridge
+from sklearn.metrics import adjusted_rand_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import Normalizer, normalize
+
+from bench.quality import help_desk
+from support.services import run_training
+from training import clustering, self_training
+from training.clustering import fit_clusters, spherical_k_means
+from training.vocabulary import fit_vectorizer
+
+
+def fit(documents, clusters, seed=0, **options):
+    vectorizer, weights = fit_vectorizer(documents)
+    lsa = min(50, *(size - 1 for size in weights.shape))
+    svd, model, vectors, _ = fit_clusters(weights, clusters, lsa, True, seed, False, **options)
+    return vectorizer, svd, model, vectors
+
+
+@pytest.mark.parametrize("sizes", [(60, 20, 20), (600, 200, 200)])
+def test_a_topic_is_found_whole_though_it_is_most_of_the_corpus(sizes):
+    documents, labels = help_desk(*sizes)
+    _, _, model, _ = fit(documents, 3)
+    assert adjusted_rand_score(labels, model.labels_) >= 0.95
+
+
+def test_what_is_served_is_what_was_scored():
+    documents, _ = help_desk(60, 20, 20)
+    vectorizer, svd, model, vectors = fit(documents, 3)
+    served = make_pipeline(vectorizer, svd, Normalizer()).transform(documents)
+    assert np.allclose(served, vectors)
+    assert np.array_equal(model.predict(served), model.labels_)
+
+
+@pytest.mark.parametrize("clusters", [1, 2, 50, 100])
+def test_any_number_of_clusters_is_fitted_and_filled(clusters):
+    documents, _ = help_desk(180, 60, 60)
+    _, _, model, vectors = fit(documents, clusters)
+    assert np.isfinite(vectors).all() and model.cluster_centers_.shape == (clusters, clusters)
+    assert len(np.unique(model.labels_)) == clusters
+
+
+@pytest.mark.parametrize("clusters", [3, 20])
+def test_a_large_corpus_has_the_clusters_of_a_part_of_it(clusters, monkeypatch):
+    monkeypatch.setattr(clustering, "SEARCHED", 200)
+    documents, labels = help_desk(600, 200, 200)
+    vectorizer, svd, model, vectors = fit(documents, clusters)
+    assert np.isfinite(vectors).all() and len(np.unique(model.labels_)) == clusters
+    served = make_pipeline(vectorizer, svd, Normalizer()).transform(documents)
+    assert np.array_equal(model.predict(served), model.labels_)
+    if clusters == 3:
+        assert adjusted_rand_score(labels, model.labels_) >= 0.95
+
+
+def test_documents_without_a_known_term_do_no_harm():
+    documents, labels = help_desk(60, 20, 20)
+    _, weights = fit_vectorizer(documents)
+    weights = vstack([weights, csr_matrix((5, weights.shape[1]))]).tocsr()
+    _, model, vectors, _ = fit_clusters(weights, 3, 30, True, 0, False)
+    assert np.isfinite(vectors).all()
+    assert adjusted_rand_score(labels, model.labels_[: len(labels)]) >= 0.95
+
+
+def test_a_model_of_before_is_the_start():
+    documents, labels = help_desk(60, 20, 20)
+    before = np.unique(labels, return_inverse=True)[1]
+    before[::7] = -1  # documents that it did not know
+    _, _, model, _ = fit(documents, 3, start=before)
+    assert np.array_equal(model.labels_[before >= 0], before[before >= 0])
+    assert adjusted_rand_score(labels, model.labels_) == 1
+
+
+@pytest.mark.parametrize("doubtful", [1, 3])
+def test_a_new_cluster_is_looked_for_among_the_documents_that_the_start_leaves_out(doubtful):
+    rng, topics = np.random.default_rng(0), np.repeat(np.arange(4), 40)
+    # Topics 0 and 1 share half of their words, and so do 2 and 3: either pair may be the one to be told apart.
+    words = [[f"pair{topic // 2}{letter}" for letter in "abcdef"] + [f"own{topic}{letter}" for letter in "abcdef"]
+             for topic in range(4)]  # fmt: skip
+    documents = [" ".join(rng.choice(words[topic], 8)) for topic in topics]
+    start = np.where((topics == doubtful) & (np.arange(160) % 8 == 0), -1, topics // 2)
+    _, _, model, _ = fit(documents, 3, start=start)
+    expected = np.where(topics == doubtful, 2, topics // 2)
+    assert adjusted_rand_score(expected, model.labels_) > 0.9
+
+
+def test_the_same_seed_makes_the_same_files(tmp_path):
+    sums = []
+    for run in ("first", "second"):
+        options = ("--dataset", "aws-docs", "--lsa", "20", "--clusters", "5", "--output-dir", tmp_path / run)
+        assert run_training(*options).returncode == 0
+        files = [tmp_path / run / name for name in ("model.joblib", "transformer.joblib")]
+        sums.append([hashlib.sha256(file.read_bytes()).hexdigest() for file in files])
+        assert "_stop_words_id" not in vars(joblib.load(files[1])[0])
+    assert sums[0] == sums[1]
+
+
+def test_large_clusters_are_held_back():
+    # Two clouds that touch: k-means alone halves the space between them, the bias gives the small one more of it.
+    rng = np.random.default_rng(0)
+    angles = np.concatenate([rng.normal(0, 0.3, 900), rng.normal(1, 0.3, 100)])
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    labels = (angles > 0.5).astype(int)
+    held_back = spherical_k_means(vectors, labels, 2)
+    assert held_back.sum() > labels.sum()
+
+
+def test_directions_are_those_of_ridge_regression():
+    rng = np.random.default_rng(0)
+    weights = normalize(csr_matrix(rng.random((200, 30)) * (rng.random((200, 30)) < 0.3)))
+    labels = rng.integers(0, 3, 200)
+    directions = self_training.membership_directions(weights, labels, 3)
+    members = np.eye(3)[labels] * np.sqrt(200 / (3 * np.bincount(labels)))
+    exact = Ridge(self_training.PENALTY, fit_intercept=False).fit(weights, members).coef_.T
+    assert np.abs(directions - exact).max() < 0.02 * np.abs(exact).max()
+
+
+def test_a_document_has_no_part_in_its_own_correction():
+    documents, labels = help_desk(60, 20, 20)
+    _, weights = fit_vectorizer(documents)
+    labels = np.unique(labels, return_inverse=True)[1]
+    wrong = labels.copy()
+    wrong[0] = (labels[0] + 1) % 3
+    folds = np.arange(len(labels)) % self_training.FOLDS
+    own_fold = folds == folds[0]
+    right, astray = (self_training.held_out_memberships(weights, truth, 3, folds) for truth in (labels, wrong))
+    assert np.array_equal(right[own_fold], astray[own_fold]) and not np.array_equal(right, astray)

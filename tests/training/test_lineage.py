@@ -1,0 +1,224 @@
+"""scripts/training/lineage.py and name_clusters.py: numbers and names of clusters survive a retraining."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from sklearn.cluster import KMeans
+from sklearn.preprocessing import normalize
+
+from support.services import ROOT, log_of, run_training, start, start_transformer, stop, wait_until_ready
+from support.topics import KEPT, QUESTIONS, TOPICS, answers, corpus_of, name_clusters
+from training.lineage import Earlier, as_start, changes, continue_numbers, renumber
+
+
+def train(folder, *topics, seed=0, options=()):
+    """Train on some topics, one cluster for each; returns the folder of the model."""
+    folder.mkdir()
+    corpus = corpus_of(folder / "corpus.jsonl", *topics, seed=seed)
+    run = run_training(
+        *("--dataset", corpus, "--clusters", len(topics), "--lsa", "20", "--seed", seed, "--output-dir", folder),
+        *options,
+    )
+    assert run.returncode == 0, run.stderr
+    (folder / "log").write_text(run.stderr)
+    return folder
+
+
+def summary_in(folder) -> dict:
+    return json.loads((folder / "clusters.json").read_text())
+
+
+def numbers_in(folder) -> list[int]:
+    return [cluster["cluster"] for cluster in summary_in(folder)["clusters"]]
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory):
+    """A line of models: four topics; without law, on other documents; and with music instead of law."""
+    root = tmp_path_factory.mktemp("line")
+    first = train(root / "first", "hockey", "space", "cooking", "law")
+    (root / "names.txt").write_text(f"{answers(first, 'space')['space']} Raumfahrt & Sterne # for all\n\n")
+    assert name_clusters(root / "names.txt", "--model-dir", first).returncode == 0
+    second = train(root / "second", "hockey", "space", "cooking", seed=1, options=("--like", first))
+    options = ("--like", second, "--report", "--assignments", root / "assignments.jsonl")
+    third = train(root / "third", "hockey", "space", "cooking", "music", seed=2, options=options)
+    return first, second, third
+
+
+def test_topics_that_stay_keep_their_numbers_whatever_comes_and_goes(line):
+    first, second, third = line
+    assert answers(first, *KEPT) == answers(second, *KEPT) == answers(third, *KEPT)
+
+
+def test_a_topic_that_goes_takes_its_number_with_it_and_a_new_one_gets_one_never_used(line):
+    first, second, third = line
+    gone = answers(first, "law")["law"]
+    assert gone not in numbers_in(second) and gone not in numbers_in(third)
+    assert answers(third, "music") == {"music": 4}
+    assert set(numbers_in(third)) == {0, 1, 2, 3, 4} - {gone}
+
+
+def test_summary_tells_what_each_cluster_continues_and_of_which_model(line):
+    first, second, third = map(summary_in, line)
+    assert first["lineage"] == {} and not any("continues" in cluster for cluster in first["clusters"])
+    assert second["lineage"]["agreement"] > 0.95 and third["lineage"]["next_number"] == 5
+    assert third["lineage"]["versions"] == [
+        third["lineage"]["earlier"]["version"],
+        *second["lineage"]["versions"],
+    ]
+    (gone,) = second["lineage"]["gone"].values()
+    assert gone["size"] == 40 and {term for term, _ in gone["terms"]} <= set(TOPICS["law"].split())
+    for cluster in third["clusters"]:
+        assert ("continues" in cluster) == (cluster["cluster"] != 4)
+        if "continues" in cluster:
+            assert cluster["continues"]["kept"] > 0.95 and cluster["continues"]["size"] == 40
+    assert [cluster["cluster"] for cluster in third["clusters"]] == sorted(numbers_in(line[2]))
+
+
+def test_log_and_report_show_it_as_a_table(line):
+    first, second, third = line
+    gone, space = answers(first, "law")["law"], answers(first, "space")["space"]
+    rows = [line.split() for line in (second / "log").read_text().splitlines() if "gone" in line]
+    assert rows[0][0] == str(gone)
+    log, page = (third / "log").read_text(), (third / "report.html").read_text()
+    assert "keep the number" in log and " new" in log and "stayed, kept 100%" in log
+    assert "What became of the clusters" in page and f'<b data-name="{space}">Raumfahrt &amp; Sterne</b>' in page
+    assert 'id="cluster-4"' in page and f'id="cluster-{gone}"' not in page
+
+
+def test_names_survive_with_the_numbers_that_they_belong_to(line):
+    for folder in line:
+        number = answers(folder, "space")["space"]
+        named = {cluster["cluster"]: cluster["name"] for cluster in summary_in(folder)["clusters"] if "name" in cluster}
+        assert named == {number: "Raumfahrt & Sterne"}
+
+
+def test_names_stand_beside_the_numbers_in_the_assignments_of_a_training_and_of_assign_documents(line, tmp_path):
+    number = answers(line[2], "space")["space"]
+    run = subprocess.run(
+        [
+            *(sys.executable, ROOT / "scripts/assign_documents.py", "--dataset", line[2] / "corpus.jsonl"),
+            *("--model-path", line[2] / "model.joblib", "--transformer-path", line[2] / "transformer.joblib"),
+            *("--assignments", tmp_path / "again.jsonl", "--jobs", "1"),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    for file in (line[2].parent / "assignments.jsonl", tmp_path / "again.jsonl"):
+        names = {(row["cluster"], row["cluster_name"]) for row in map(json.loads, file.open())}
+        assert (number, "Raumfahrt & Sterne") in names and len(names) == 4
+        assert {name for cluster, name in names if cluster != number} == {None}
+
+
+def test_names_are_put_into_a_report_that_is_there(line, tmp_path):
+    for name in ("clusters.json", "report.html"):
+        (tmp_path / name).write_bytes((line[2] / name).read_bytes())
+    template = name_clusters("--model-dir", tmp_path).stdout
+    assert template.splitlines()[0].startswith(f"{numbers_in(tmp_path)[0]} ") and "# " in template
+    (tmp_path / "names.txt").write_text("4 <Musik>\n")
+    assert name_clusters(tmp_path / "names.txt", "--model-dir", tmp_path).returncode == 0
+    page = (tmp_path / "report.html").read_text()
+    assert (
+        '<b data-name="4">&lt;Musik&gt;</b>' in page
+        and "Raumfahrt" not in page.partition("map-data")[0].partition('id="labels"')[2]
+    )
+
+
+@pytest.mark.parametrize("content", ["7 Seven\n", "hockey\n", "0 One\n0 Another\n"])
+def test_names_of_no_cluster_are_one_clear_line_and_nothing_changes(line, tmp_path, content):
+    (tmp_path / "clusters.json").write_bytes((line[0] / "clusters.json").read_bytes())
+    (tmp_path / "names.txt").write_text(content)
+    run = name_clusters(tmp_path / "names.txt", "--model-dir", tmp_path)
+    assert run.returncode == 2 and "line" in run.stderr and len(run.stderr.splitlines()) == 1
+    assert (tmp_path / "clusters.json").read_bytes() == (line[0] / "clusters.json").read_bytes()
+
+
+@pytest.mark.parametrize(("place", "reason"), [("nowhere", "clusters.json is not there"), ("s3://", "names no bucket")])
+def test_an_earlier_model_that_is_not_there_is_one_clear_line(tmp_path, place, reason):
+    corpus = corpus_of(tmp_path / "corpus.jsonl", "hockey", "space")
+    run = run_training("--dataset", corpus, "--clusters", 2, "--like", place, "--output-dir", tmp_path / "out")
+    errors = [line for line in run.stderr.splitlines() if " ERROR " in line]
+    assert run.returncode == 2 and len(errors) == 1 and reason in errors[0], run.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_services_of_both_models_give_a_text_the_same_number_and_name(line):
+    """As in a canary: each transformer asks the predictor of its own model."""
+    started = []
+    try:
+        answered = []
+        for folder in (line[0], line[2]):
+            (folder / "served").mkdir(exist_ok=True)
+            (folder / "served/model.joblib").unlink(missing_ok=True)
+            (folder / "served/model.joblib").symlink_to(folder / "model.joblib")
+            predictor = start("tests/doubles/sklearn_predictor.py", "--model_dir", folder / "served")
+            started += [predictor, start_transformer(folder, predictor, "v2")]
+            wait_until_ready(started[-2]), wait_until_ready(started[-1])
+            texts = [QUESTIONS[topic] for topic in KEPT]
+            explained = started[-1].post("explain", {"instances": [QUESTIONS["space"]]})[1]["explanations"][0]
+            answered.append((started[-1].predict(texts), explained["cluster"], explained["name"]))
+        assert answered[0] == answered[1]
+        assert started[-1].predict([QUESTIONS["music"]]) == [4]
+        assert 'about="Raumfahrt & Sterne"' in started[-1].metrics(), log_of(started[-1])
+    finally:
+        for service in started:
+            stop(service)
+
+
+# --- The parts ------------------------------------------------------------------------------------
+
+
+def test_a_gap_is_out_of_the_reach_of_every_unit_vector():
+    vectors = normalize(np.random.default_rng(0).normal(size=(500, 8)))
+    model = KMeans(4, n_init=1, random_state=0).fit(vectors)
+    before = model.predict(vectors)
+    numbers = [7, 0, 3, 11]
+    assert renumber(model, numbers).predict(vectors).tolist() == [numbers[cluster] for cluster in before]
+    assert model.labels_.tolist() == [numbers[cluster] for cluster in before]
+
+
+def continuation_of(old: list[int], new: list[int], next_number=None):
+    """Of an earlier model that gave documents the old numbers, and a new one that found other clusters."""
+    numbers, sizes = np.unique(old, return_counts=True)
+    clusters = [{"cluster": int(n), "size": int(size), "terms": [["word", 1.0]]} for n, size in zip(numbers, sizes)]
+    lineage = {"next_number": next_number, "versions": ["v0"]} if next_number else {}
+    summary = {"created": "2026", "dataset": {"documents": len(old)}, "clusters": clusters, "lineage": lineage}
+    continuation = continue_numbers(Earlier("v1", summary, None, None), np.array(old), np.array(new), max(new) + 1)
+    sizes = np.bincount(new)
+    described = [
+        {"cluster": number, "size": int(sizes[place]), "terms": [["word", 1.0]], **inherited}
+        for place, (number, inherited) in enumerate(zip(continuation.numbers, continuation.inherited))
+    ]
+    summary = {"clusters": described, "lineage": continuation.lineage, "dataset": {"documents": len(new)}}
+    return continuation, {row["cluster"]: row["what"] for row in changes(summary)}
+
+
+def test_a_new_cluster_starts_from_the_documents_that_are_the_least_like_the_earlier_clusters():
+    summary = {"clusters": [{"cluster": 0, "size": 50}, {"cluster": 4, "size": 50}]}
+    assigned, similarities = np.repeat([0, 4], [60, 40]), np.linspace(0, 1, 100)
+    earlier = Earlier("v1", summary, None, None)
+    assert as_start(earlier, assigned, similarities, 2).tolist() == [0] * 60 + [1] * 40
+    assert as_start(earlier, assigned, similarities, 3).tolist() == [-1] * 5 + [0] * 55 + [1] * 40
+
+
+def test_a_cluster_that_splits_keeps_its_number_for_the_larger_part():
+    continuation, what = continuation_of([0] * 10 + [1] * 10, [1] * 10 + [0] * 6 + [2] * 4)
+    assert continuation.numbers == [1, 0, 2]
+    assert what == {0: "stayed, kept 100%", 1: "shrank, kept 60%; lost to 2 (40%)", 2: "new, split from 1 (100% of it)"}
+
+
+def test_clusters_that_merge_keep_the_number_of_the_larger():
+    continuation, what = continuation_of([5] * 6 + [8] * 4 + [2] * 10, [0] * 10 + [1] * 10)
+    assert continuation.numbers == [5, 2]
+    assert what[8] == "gone, merged into 5 (100% of it)"
+    assert what[5] == "grew, kept 100%; gained from 8 (40%)"
+
+
+def test_a_number_that_died_in_an_earlier_model_is_not_given_away_again():
+    continuation, _ = continuation_of([0] * 10 + [1] * 10, [0] * 10 + [1] * 5 + [2] * 5, next_number=6)
+    assert sorted(continuation.numbers) == [0, 1, 6] and continuation.lineage["next_number"] == 7
+    assert continuation.lineage["versions"] == ["v1", "v0"]

@@ -1,0 +1,63 @@
+"""scripts/training/vocabulary.py: phrases of two words, in corpora where they are worth their time."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import adjusted_rand_score
+
+from training import vocabulary
+from training.clustering import fit_clusters
+from training.vocabulary import fit_vectorizer, without_phrases
+
+MODIFIERS = ["red", "blue", "green", "old", "new", "large", "small", "round", "square", "heavy", "light", "cheap"]
+NOUNS = [
+    "car",
+    "house",
+    "table",
+    "garden",
+    "window",
+    "bottle",
+    "camera",
+    "ticket",
+    "printer",
+    "folder",
+    "bridge",
+    "carpet",
+]
+FILLERS = [f"filler{letter}{other}" for letter in "abcdef" for other in "abcdef"]
+
+
+def corpus(documents=1_200) -> tuple[list[str], list[int]]:
+    """Two topics with the same words in other pairs: red car and blue house, red house and blue table ..."""
+    rng = np.random.default_rng(0)
+    labels = [number % 2 for number in range(documents)]
+    texts = []
+    for label in labels:
+        parts = [f"{MODIFIERS[n]} {NOUNS[(n + label) % len(NOUNS)]}" for n in rng.choice(len(MODIFIERS), 4, False)]
+        texts.append(" ".join(word for part in parts for word in (part, *rng.choice(FILLERS, 2))))
+    return texts, labels
+
+
+def phrases_in(vectorizer) -> set[str]:
+    return {term for term in vectorizer.get_feature_names_out() if " " in term}
+
+
+def test_topics_that_differ_in_their_phrases_only_are_told_apart():
+    documents, labels = corpus()
+    vectorizer, weights = fit_vectorizer(documents)
+    expected = {f"{word} {NOUNS[(n + label) % len(NOUNS)]}" for n, word in enumerate(MODIFIERS) for label in (0, 1)}
+    assert phrases_in(vectorizer) == expected
+    assert without_phrases(vectorizer, weights).shape == (len(documents), len(MODIFIERS) + len(NOUNS) + len(FILLERS))
+    _, model, _, _ = fit_clusters(weights, 2, 30, True, 0, False)
+    assert adjusted_rand_score(labels, model.labels_) > 0.9
+
+
+@pytest.mark.parametrize("bound", ["FEW_DOCUMENTS", "PHRASES_UP_TO"])
+def test_few_documents_and_long_corpora_have_words_only(bound, monkeypatch):
+    monkeypatch.setattr(vocabulary, bound, {"FEW_DOCUMENTS": 1_201, "PHRASES_UP_TO": 100}[bound])
+    vectorizer, _ = fit_vectorizer(corpus()[0])
+    assert not phrases_in(vectorizer) and vectorizer.ngram_range == (1, 1)
+
+
+def test_pairs_of_letters_of_a_script_without_spaces_are_not_paired_again():
+    vectorizer, _ = fit_vectorizer(["包裹丢失 red car", "打印机卡纸 blue house", "账户密码 old table"] * 400)
+    assert phrases_in(vectorizer) == {"red car", "blue house", "old table"}
