@@ -9,19 +9,18 @@ text_clustering.py wrote, with clusters.json beside it.
 
 import argparse
 import logging
-import signal
-import sys
 from collections import Counter
 from pathlib import Path
 
+from command_line import HelpFormatter, add_log_level_option, exit_on_interrupt
+
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))  # while the libraries load
+    exit_on_interrupt()
 
 import coloredlogs
 
 from assignment.assignment_file import add_assignments_option, assignment_file
 from assignment.parallel import add_engine_options, assign_all
-from command_line import HelpFormatter
 from corpus.source import CorpusError, add_dataset_options, source_of
 from failure import report_errors
 from model import artefacts
@@ -43,9 +42,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     add_assignments_option(parser, required=True)
     add_engine_options(parser)
-    parser.add_argument(
-        "--log-level", default="INFO", type=str.upper, choices=["DEBUG", "INFO", "WARNING", "ERROR"], help="log level"
-    )
+    add_log_level_option(parser)
     return parser.parse_args()
 
 
@@ -66,7 +63,7 @@ def load_assigner(model_path: Path, transformer_path: Path) -> tuple[Assigner, d
     return Assigner(lsa, centroids, [cluster["cluster"] for cluster in summary["clusters"]]), names
 
 
-def assign(arguments: argparse.Namespace):
+def assign(arguments: argparse.Namespace) -> None:
     assigner, names = load_assigner(arguments.model_path, arguments.transformer_path)
     source, sizes = source_of(arguments), Counter()
     with assignment_file(arguments.assignments) as write:
@@ -80,7 +77,7 @@ def assign(arguments: argparse.Namespace):
     log.info("Wrote %s", arguments.assignments.resolve())
 
 
-def main():
+def main() -> None:
     arguments = parse_arguments()
     coloredlogs.install(level=arguments.log_level)
     with report_errors(log):

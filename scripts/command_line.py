@@ -1,10 +1,42 @@
-"""What --help looks like."""
+"""What the programs' command lines share: help, log level, argument types, and Ctrl-C while the libraries load."""
 
 import argparse
+import signal
+import sys
+
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+
+def exit_on_interrupt() -> None:
+    """Make Ctrl-C end the program without a traceback while its libraries load; report_errors takes over later."""
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Tells the defaults, but for those that tell nothing."""
+    """Shows defaults except None and False."""
 
-    def _get_help_string(self, action: argparse.Action) -> str:
+    def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default is None or action.default is False else super()._get_help_string(action)
+
+
+def add_log_level_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--log-level", default="INFO", type=str.upper, choices=LOG_LEVELS, help="least severe messages")
+
+
+def positive_int(text: str) -> int:
+    """A whole number above 0. Raises ArgumentTypeError for anything else."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def percentage(text: str) -> int:
+    """A whole number from 1 to 99. Raises ArgumentTypeError for anything else."""
+    if not text.isdecimal() or not 1 <= int(text) <= 99:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 99")
+    return int(text)
+
+
+def jobs(text: str) -> int:
+    """A number of processes, or -1 for one per core. Raises ArgumentTypeError for anything else."""
+    return -1 if text == "-1" else positive_int(text)

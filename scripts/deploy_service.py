@@ -34,16 +34,15 @@ import contextlib
 import json
 import logging
 import os
-import signal
-import sys
 from pathlib import Path
 
+from command_line import HelpFormatter, add_log_level_option, exit_on_interrupt, percentage, positive_int
+
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))  # while the libraries load
+    exit_on_interrupt()
 
 import coloredlogs
 
-from command_line import HelpFormatter
 from deployment import manifests
 from deployment.deployed_service import DeployedService, in_words
 from deployment.diagnosis import explain, is_ready, revision_of
@@ -52,7 +51,7 @@ from deployment.kubectl import Kubectl
 from deployment.naming_rules import check_names
 from deployment.rollout import give_share, next_attempt, return_to_previous, roll_out
 from deployment.version_table import print_versions
-from failure import BadInput, Failure
+from failure import BadInput, report_errors
 from store.credentials import aws_session, check_authority, delete_service_user, find_keys, service_keys
 from store.model_store import ModelStore, read_version, region
 
@@ -69,8 +68,7 @@ def parse_arguments(argv=None):
         "others can see a command line.",
         formatter_class=HelpFormatter,
     )
-    levels = ["DEBUG", "INFO", "WARNING", "ERROR"]
-    parser.add_argument("--log-level", default="INFO", type=str.upper, choices=levels, help="how much to tell")
+    add_log_level_option(parser)
 
     what = parser.add_argument_group("what to deploy").add_argument
     what("--model-path", type=Path, default="model.joblib", metavar="FILE", help="with clusters.json beside it")
@@ -136,18 +134,6 @@ def parse_arguments(argv=None):
     if options.canary and not options.wait:
         parser.error("--canary has to wait until the new version is ready: leave out --no-wait")
     return options
-
-
-def positive_int(text):
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
-def percentage(text):
-    if not text.isdecimal() or not 1 <= int(text) <= 99:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 99")
-    return int(text)
 
 
 def settings(options):
@@ -375,7 +361,6 @@ def delete(options):
 
 
 def main(argv=None):
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     options = parse_arguments(argv)
     coloredlogs.install(level=options.log_level)
     # Let loose, these log parts of what they send.
@@ -383,19 +368,12 @@ def main(argv=None):
         logging.getLogger(name).setLevel(logging.INFO if options.log_level == "DEBUG" else logging.WARNING)
     actions = {"promote": promote, "rollback": roll_back, "list": list_versions, "delete": delete}
     action = next((action for name, action in actions.items() if getattr(options, name)), deploy)
-    try:
+    with report_errors(log, "the version that was serving still is; run this command again to continue"):
         check_names(vars(options))
         if options.store_ca:
             check_authority(options.store_ca)
         action(options)
-    except Failure as error:
-        log.error("%s", error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        log.error("Interrupted: what was serving still does; run this again to go on")
-        return 130
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -11,35 +11,39 @@ Exit status: 0 shown, 1 Prometheus does not answer or knows no service, 2 bad in
 
 import argparse
 import json
-import sys
+import logging
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections import defaultdict
 
+from command_line import HelpFormatter, positive_int
+from failure import Failure, report_errors
+
 WINDOWS = {"1h": "last hour", "3m": "last 3 min"}
 BARS = "▁▂▃▄▅▆▇█"
 STEP_SECONDS = 120
+
+log = logging.getLogger("drift.py")
 
 # Prometheus is on this machine or in this network: a proxy for the internet is not the way to it.
 opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-class PrometheusError(Exception):
+class PrometheusError(Failure):
     """Prometheus cannot be asked; the message is one line that says why, and what to do."""
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+def main() -> None:
+    logging.basicConfig(format="%(name)s: %(message)s")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=HelpFormatter)
     parser.add_argument("--prometheus", default="http://localhost:30400", metavar="URL", help="where Prometheus is")
-    parser.add_argument("--clusters", type=int, default=10, metavar="N", help="show the N that changed most")
+    parser.add_argument("--clusters", type=positive_int, default=10, metavar="N", help="show the N that changed most")
     arguments = parser.parse_args()
     if not arguments.prometheus.startswith(("http://", "https://")):
         parser.error(f"--prometheus is {arguments.prometheus}: expected a URL such as http://localhost:30400")
-    try:
+    with report_errors(log, "nothing was changed"):
         trained = by_version(arguments.prometheus, "textclustering_trained_share", "cluster", "about")
         if not trained:
             raise PrometheusError(
@@ -48,8 +52,6 @@ def main():
             )
         for version in sorted(trained):
             show_version(arguments, version, trained[version])
-    except PrometheusError as error:
-        sys.exit(f"drift.py: {error}")
 
 
 def show_version(arguments: argparse.Namespace, version: tuple, trained: dict):

@@ -1,4 +1,4 @@
-"""How a script fails: in one line that the user can act on."""
+"""Report expected errors as one log line, and exit with the status that belongs to each."""
 
 import contextlib
 import logging
@@ -8,29 +8,39 @@ from collections.abc import Iterator
 
 
 class Failure(Exception):
-    """The store or the cluster did not do what was asked; the message is one line for the user."""
+    """An expected error, such as an unreachable store; the message is one line for the user."""
 
     exit_code = 1
 
 
 class BadInput(Failure):
-    """What the user gave cannot work; the message is one line that says what to do."""
+    """The input cannot work; the message is one line that says what to do."""
 
     exit_code = 2
 
 
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
 @contextlib.contextmanager
-def report_errors(log: logging.Logger) -> Iterator[None]:
-    """What goes wrong in a script that writes nothing before it is done ends it: with a line, and an exit code."""
+def report_errors(log: logging.Logger, outcome: str = "nothing was written") -> Iterator[None]:
+    """Turn expected errors and Ctrl-C into one log line and an exit status.
+
+    Args:
+        outcome: what an unfinished run leaves behind; logged where the error itself does not say it.
+
+    Raises:
+        SystemExit: 1 for a failure, 2 for bad input, 130 for an interruption.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
-    except BadInput as error:
+    except Failure as error:
         log.error("%s", error)
         sys.exit(error.exit_code)
-    except (Failure, OSError) as error:
-        log.error("Nothing was written: %s", error)
+    except OSError as error:
+        log.error("%s (%s)", error, outcome)
         sys.exit(Failure.exit_code)
     except KeyboardInterrupt:
-        log.error("Interrupted: nothing was written")
-        sys.exit(130)
+        log.error("Interrupted: %s", outcome)
+        sys.exit(INTERRUPTED)

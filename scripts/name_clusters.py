@@ -10,13 +10,16 @@ name, or without a line, has none. With the model the names travel to the servic
 
 import argparse
 import html
+import logging
 import re
-import sys
 from pathlib import Path
 
+from failure import report_errors
 from model.artefacts import CLUSTERS_FILE, ArtefactError, as_json, read_summary, replacement
 
 REPORT_FILE = "report.html"
+
+log = logging.getLogger(Path(__file__).name)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -26,23 +29,25 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main():
+def main() -> None:
+    logging.basicConfig(format="%(name)s: %(message)s")
     arguments = parse_arguments()
-    try:
-        summary = read_summary(arguments.model_dir / CLUSTERS_FILE)
-        if not arguments.names:
-            return print(template(summary), end="")
-        give_names(summary, read_names(arguments.names, [cluster["cluster"] for cluster in summary["clusters"]]))
-        texts = {CLUSTERS_FILE: as_json(summary)}
-        report = arguments.model_dir / REPORT_FILE
-        if report.exists():
-            texts[REPORT_FILE] = name_report(report.read_text(encoding="utf-8"), summary)
-        with replacement(arguments.model_dir) as folder:
-            for name, text in texts.items():
-                (folder / name).write_text(text, encoding="utf-8")
-    except (ArtefactError, OSError, UnicodeDecodeError) as error:
-        print(f"{Path(__file__).name}: {error}", file=sys.stderr)
-        sys.exit(2)
+    with report_errors(log):
+        name_clusters(arguments)
+
+
+def name_clusters(arguments: argparse.Namespace) -> None:
+    summary = read_summary(arguments.model_dir / CLUSTERS_FILE)
+    if not arguments.names:
+        return print(template(summary), end="")
+    give_names(summary, read_names(arguments.names, [cluster["cluster"] for cluster in summary["clusters"]]))
+    texts = {CLUSTERS_FILE: as_json(summary)}
+    report = arguments.model_dir / REPORT_FILE
+    if report.exists():
+        texts[REPORT_FILE] = name_report(report.read_text(encoding="utf-8"), summary)
+    with replacement(arguments.model_dir) as folder:
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
     print(f"{sum('name' in cluster for cluster in summary['clusters'])} clusters have a name: {', '.join(texts)}")
 
 
@@ -60,8 +65,12 @@ def read_names(path: Path, numbers: list[int]) -> dict[int, str]:
     Raises:
         ArtefactError: a line is not a number of a cluster and a name.
     """
-    names = {}
-    for line_number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    names: dict[int, str] = {}
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ArtefactError(f"{path} is not UTF-8 ({error}).") from error
+    for line_number, line in enumerate(lines, start=1):
         number, name = re.fullmatch(r"\s*(\S*)\s*(.*?)\s*", line.partition("#")[0]).groups()
         if not number:
             continue

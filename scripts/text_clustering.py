@@ -20,15 +20,15 @@ import argparse
 import contextlib
 import logging
 import pprint
-import signal
-import sys
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+from command_line import HelpFormatter, add_log_level_option, exit_on_interrupt, positive_int
+
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))  # while the libraries load
+    exit_on_interrupt()
 
 import coloredlogs
 import numpy as np
@@ -42,7 +42,6 @@ from threadpoolctl import threadpool_limits
 
 from assignment.assignment_file import add_assignments_option, assignment_file
 from assignment.parallel import add_engine_options, assign_all
-from command_line import HelpFormatter
 from corpus.documents import Batch
 from corpus.source import Corpus, CorpusError, add_dataset_options, draw_sample, source_of
 from failure import report_errors
@@ -79,7 +78,7 @@ def parse_arguments() -> argparse.Namespace:
     add_dataset_options(parser, default=["20newsgroups"])
     parser.add_argument(
         "--sample",
-        type=positive,
+        type=positive_int,
         default=100_000,
         metavar="N",
         help="documents that the model is fitted on, drawn at random from a larger corpus",
@@ -91,7 +90,7 @@ def parse_arguments() -> argparse.Namespace:
         help=f"number of clusters, a range to choose from such as 10-40, or auto ({AUTO[0]}-{AUTO[1]}); without it "
         f"{CLUSTERS}, or as many as the model of --like has",
     )
-    parser.add_argument("--lsa", type=positive, default=300, metavar="N", help="dimensions of the LSA space")
+    parser.add_argument("--lsa", type=positive_int, default=300, metavar="N", help="dimensions of the LSA space")
     parser.add_argument("--no-minibatch", action="store_true", help="ordinary k-means instead of mini-batch k-means")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of every random choice")
     parser.add_argument(
@@ -107,17 +106,8 @@ def parse_arguments() -> argparse.Namespace:
         "--report", action="store_true", help=f"also write {REPORT_FILE}, which shows what each cluster is about"
     )
     parser.add_argument("--verbose", action="store_true", help="print the progress inside k-means")
-    parser.add_argument(
-        "--log-level", default="INFO", type=str.upper, choices=["DEBUG", "INFO", "WARNING", "ERROR"], help="log level"
-    )
+    add_log_level_option(parser)
     return parser.parse_args()
-
-
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not a positive number")
-    return number
 
 
 # -------------------------------------------------------------------------------------------------------- report

@@ -15,6 +15,7 @@ import joblib
 from joblib import Parallel, delayed
 from threadpoolctl import threadpool_limits
 
+from command_line import jobs
 from corpus.documents import Batch
 from failure import Failure
 from model.assigner import Assigner
@@ -26,18 +27,11 @@ log = logging.getLogger("text_clustering")
 
 def add_engine_options(parser: argparse.ArgumentParser):
     parser.add_argument(
-        "--jobs", type=jobs, default=-1, metavar="N", help="processes that assign the documents; -1: one a core"
+        "--jobs", type=jobs, default=-1, metavar="N", help="processes that assign the documents; -1: one per core"
     )
     parser.add_argument(
         "--dask", metavar="ADDRESS", help="scheduler of a Dask cluster that does so instead, such as tcp://host:8786"
     )
-
-
-def jobs(text: str) -> int:
-    number = int(text)
-    if number < 1 and number != -1:
-        raise argparse.ArgumentTypeError(f"{number} is neither a positive number nor -1")
-    return number
 
 
 def assign_all(

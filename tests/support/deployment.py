@@ -161,7 +161,7 @@ def deploy(cluster, store, training_runs, tmp_path, monkeypatch):
         with monkeypatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
             for name, value in environment.items():
                 patch.delenv(name, raising=False) if value is None else patch.setenv(name, value)
-            code = deploy_service.main(
+            code = exit_code(
                 [
                     *command_line(directory, cluster, store),
                     *(["--share-keys"] if share else []),
@@ -174,6 +174,14 @@ def deploy(cluster, store, training_runs, tmp_path, monkeypatch):
 
     yield run
     logging.getLogger().handlers.clear()
+
+
+def exit_code(arguments):
+    try:
+        deploy_service.main(arguments)
+    except SystemExit as exited:
+        return exited.code
+    return 0
 
 
 @contextlib.contextmanager
