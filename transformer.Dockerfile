@@ -1,18 +1,18 @@
-# The transformer of the InferenceService:
+# Image of the InferenceService's transformer:
 #   docker build -t sklearn-transformer -f transformer.Dockerfile .
-# The base is the one of KServe's predictor image (python/sklearn.Dockerfile), so that both unpickle with the same Python.
+# The base image is that of KServe's predictor (python/sklearn.Dockerfile), so that both unpickle with the same Python.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 FROM ${BASE_IMAGE} AS builder
 WORKDIR /app
 COPY scripts/requirements-image.txt .
-# The libraries' own tests are a fifth of what is installed.
+# The libraries' own tests are a fifth of the installed files.
 RUN python -m venv /venv \
  && /venv/bin/pip install --no-cache-dir --no-compile --only-binary :all: --require-hashes -r requirements-image.txt \
  && /venv/bin/pip uninstall --yes --quiet pip setuptools \
  && find /venv -type d -name tests -prune -exec rm -r {} +
-# Bytecode of what is imported and of nothing else: without it a start takes twice as long, with all of it the image is
-# a third larger.
+# Compiles only the imported modules: without bytecode a start takes twice as long, with bytecode for everything the
+# image is a third larger.
 COPY transformer.py .
 COPY serving serving
 COPY scripts/failure.py scripts/
@@ -24,8 +24,8 @@ COPY --from=builder /venv /venv
 COPY --from=builder /app/transformer.py /app/
 COPY --from=builder /app/serving /app/serving
 COPY --from=builder /app/scripts /app/scripts
-# A number, because Kubernetes checks runAsNonRoot by it.
+# A numeric user, because Kubernetes cannot check runAsNonRoot by name.
 USER 1000
 EXPOSE 8080 8081
-# In a pod, others are to ask it; what KServe adds are further arguments.
+# Clients of a pod are outside it. KServe appends its own arguments.
 ENTRYPOINT ["/venv/bin/python", "/app/transformer.py", "--host", "0.0.0.0"]

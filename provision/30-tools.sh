@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# kind, kubectl and Helm, in the pinned versions, verified against the checksums that upstream publishes.
+# Installs kind, kubectl and Helm in their pinned versions, verified by the checksums that upstream publishes.
 source "$(dirname "$0")/functions.sh"
 
-tool kind
-tool kubectl
-tool helm
+install_tool kind
+install_tool kubectl
+install_tool helm

@@ -1,28 +1,28 @@
 #!/usr/bin/env bash
-# The Kubernetes cluster: one node, which is a container. The NodePorts of MinIO and Prometheus are published by the container, KServe's
-# gateway is reached through MetalLB and HAProxy.
+# Creates the Kubernetes cluster: a single node in a container. The container publishes the NodePorts of MinIO and
+# Prometheus; requests for KServe's gateway go through HAProxy and MetalLB.
 source "$(dirname "$0")/functions.sh"
 
 # shellcheck disable=SC2153 # from versions.env
-image "$NODE_IMAGE" docker
-kind_image=$(mapped "$NODE_IMAGE")
+provide_image "$NODE_IMAGE" docker
+kind_image=$(mapped_image "$NODE_IMAGE")
 
 cluster_exists() { kind get clusters | grep --line-regexp "$CLUSTER_NAME"; }
-# An interrupted "kind create cluster" leaves a container without a working API server, and one that waited in vain for
-# its node ends as if all were well.
-cluster_is_whole() { docker exec "$NODE" test -e /kind/mlops-poc-created; }
+# An interrupted "kind create cluster" leaves a container without a working API server, and its exit status is 0 even
+# if the node never became ready.
+cluster_is_complete() { docker exec "$NODE" test -e /kind/mlops-poc-created; }
 
-if already cluster_exists && ! already node_runs; then
-  doing "starting the node again"
+if already cluster_exists && ! already node_is_running; then
+  announce "starting the node"
   run_quietly docker start "$NODE"
-  wait_for 60 "the node's container" node_runs
+  wait_for 60 "the node's container" node_is_running
 fi
-if already cluster_exists && ! already cluster_is_whole; then
-  doing "an earlier attempt did not come to its end: creating the cluster anew"
+if already cluster_exists && ! already cluster_is_complete; then
+  announce "an earlier run did not finish creating the cluster: re-creating it"
   run kind delete cluster --name "$CLUSTER_NAME"
 fi
 if ! already cluster_exists; then
-  # apiServerAddress stays at its default, 127.0.0.1.
+  # The API server listens on apiServerAddress, 127.0.0.1 by default.
   write_file "$STATE_DIR/kind.yaml" 644 <<CONFIG
 kind: Cluster
 apiVersion: kind.x-k8s.io/v1alpha4
@@ -41,7 +41,7 @@ nodes:
     hostPort: $PORT_PROMETHEUS
     listenAddress: $BIND_ADDRESS
 CONFIG
-  doing "creating the cluster"
+  announce "creating the cluster"
   run kind create cluster --config "$STATE_DIR/kind.yaml" --kubeconfig "$KUBECONFIG" --wait 300s
   wait_for_node 5
   run docker exec "$NODE" touch /kind/mlops-poc-created
@@ -52,7 +52,7 @@ run_quietly docker update --restart unless-stopped "$NODE"
 run_quietly kind export kubeconfig --name "$CLUSTER_NAME" --kubeconfig "$KUBECONFIG"
 wait_for_node 300
 
-# For the person who works here: merged into what they have, not written over it.
+# For the user's own kubectl: merged into an existing configuration.
 run install -d -m 700 -o "$PROVISION_USER" "$USER_HOME/.kube"
 run_quietly kind export kubeconfig --name "$CLUSTER_NAME" --kubeconfig "$USER_HOME/.kube/config"
 run chown "$PROVISION_USER:" "$USER_HOME/.kube/config"

@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# MetalLB gives the Istio gateway an address that this machine reaches: one of the Kind network, announced by ARP.
+# Installs MetalLB, which gives the Istio gateway an address of the Kind network and announces it by ARP.
 # https://metallb.io/installation/ and https://metallb.io/configuration/
 source "$(dirname "$0")/functions.sh"
 
 download "metallb-native-$METALLB_VERSION.yaml" \
   "https://raw.githubusercontent.com/metallb/metallb/$METALLB_VERSION/config/manifests/metallb-native.yaml" "sha256:$METALLB_SHA256"
-kustomization metallb "metallb-native.yaml=metallb-native-$METALLB_VERSION.yaml" | apply
+render_kustomization metallb "metallb-native.yaml=metallb-native-$METALLB_VERSION.yaml" | apply
 wait_for_deployments 300 metallb-system controller
 wait_for 300 "MetalLB's speaker" kubectl rollout status --namespace metallb-system daemonset/speaker --timeout=5s
 
-# Docker gives out a network's addresses from its beginning, so the pool is taken from its end.
+# Docker assigns addresses from the start of a network, so MetalLB's pool is at its end.
 if [[ $MODE == run ]]; then
   subnet=$(docker network inspect kind | jq -r '[.[0].IPAM.Config[].Subnet | select(contains(":") | not)][0] // empty')
   [[ -n $subnet ]] || fail "the Docker network \"kind\" has no IPv4 subnet; see: docker network inspect kind"
 else
   subnet=172.18.0.0/16
-  [[ $MODE == mirror ]] || echo "# the pool is computed from the IPv4 subnet of \"docker network inspect kind\"; with Docker's usual $subnet:"
+  [[ $MODE == mirror ]] || echo "# the address pool is computed from the IPv4 subnet in \"docker network inspect kind\"; for example, with Docker's usual $subnet:"
 fi
 pool=$(python3 -c 'import ipaddress, sys; n = ipaddress.ip_network(sys.argv[1]); print(f"{n[-56]}-{n[-6]}")' "$subnet")
 

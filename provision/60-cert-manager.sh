@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# cert-manager issues the certificates of KServe's webhooks.
+# Installs cert-manager, which issues the certificates of KServe's webhooks.
 source "$(dirname "$0")/functions.sh"
 
 archive=cert-manager-$CERT_MANAGER_VERSION.tgz
 download "$archive" "https://charts.jetstack.io/charts/$archive" https://charts.jetstack.io/index.yaml
 
-# startupapicheck is a Helm hook, which is what wait_for is here.
-chart cert-manager cert-manager "$archive" \
+# startupapicheck is a Helm hook, which "helm template" does not run; wait_for_deployments takes its place.
+render_chart cert-manager cert-manager "$archive" \
   --set crds.enabled=true --set startupapicheck.enabled=false --set global.priorityClassName=system-cluster-critical \
   --set resources.requests.cpu=10m --set resources.requests.memory=64Mi \
   --set cainjector.resources.requests.cpu=10m --set cainjector.resources.requests.memory=64Mi \

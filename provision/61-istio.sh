@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Istio, without sidecars: only its ingress gateway is used, as Knative's way in. Values as in KServe's own installation,
-# but for one small machine.
+# Installs Istio without sidecars: Knative uses only its ingress gateway. The values are those of KServe's own
+# installation, with smaller requests.
 source "$(dirname "$0")/functions.sh"
 
 index=https://istio-release.storage.googleapis.com/charts/index.yaml
@@ -8,10 +8,10 @@ for name in base istiod gateway; do
   download "$name-$ISTIO_VERSION.tgz" "https://istio-release.storage.googleapis.com/charts/$name-$ISTIO_VERSION.tgz" "$index"
 done
 
-# The proxy's image stands in full in a config map, from where istiod injects it into the gateway's pod ("image: auto"):
-# composed of hub and tag there, it would escape the image map.
-chart istio-base istio-system "base-$ISTIO_VERSION.tgz" --set defaultRevision=default >"$WORK/base.yaml"
-chart istiod istio-system "istiod-$ISTIO_VERSION.tgz" --values /dev/stdin >"$WORK/istiod.yaml" <<VALUES
+# istiod takes the gateway's image ("image: auto") from a ConfigMap. It is set there as a full reference, because the
+# image map does not find one that istiod composes of hub and tag.
+render_chart istio-base istio-system "base-$ISTIO_VERSION.tgz" --set defaultRevision=default >"$WORK/base.yaml"
+render_chart istiod istio-system "istiod-$ISTIO_VERSION.tgz" --values /dev/stdin >"$WORK/istiod.yaml" <<VALUES
 autoscaleEnabled: false
 image: docker.io/istio/pilot:$ISTIO_VERSION
 resources: {requests: {cpu: 50m, memory: 256Mi}}
@@ -26,12 +26,12 @@ global:
     image: docker.io/istio/proxyv2:$ISTIO_VERSION
   proxy_init:
     image: docker.io/istio/proxyv2:$ISTIO_VERSION
-# A template that nothing here uses, and that would bring one more image.
+# An unused template, which would need one more image.
 sidecarInjectorWebhook: {templates: {grpc-simple: ""}}
 VALUES
-chart istio-ingressgateway istio-system "gateway-$ISTIO_VERSION.tgz" --values /dev/stdin >"$WORK/gateway.yaml" <<VALUES
+render_chart istio-ingressgateway istio-system "gateway-$ISTIO_VERSION.tgz" --values /dev/stdin >"$WORK/gateway.yaml" <<VALUES
 autoscaling: {enabled: false}
-# Without it the API server makes "Always" of the chart's "image: auto", before istiod puts the real image in.
+# Otherwise the API server sets "Always" for the chart's "image: auto", before istiod replaces it with the real image.
 imagePullPolicy: IfNotPresent
 priorityClassName: system-cluster-critical
 resources: {requests: {cpu: 50m, memory: 128Mi}, limits: {cpu: "2", memory: 1Gi}}

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Knative Serving and its Istio ingress, from the release manifests that Knative's operator carries. Applying them
-# directly, rather than through the operator, lets every image pass through the image map and needs no operator.
+# Installs Knative Serving and its Istio ingress from the release manifests in the repository of Knative's operator.
+# They are applied directly, because images that the operator inserts would bypass the image map.
 source "$(dirname "$0")/functions.sh"
 
 manifests=https://raw.githubusercontent.com/knative/operator/knative-v$KNATIVE_VERSION/cmd/operator/kodata
@@ -12,5 +12,5 @@ download "$core" "$manifests/knative-serving/$KNATIVE_VERSION/2-serving-core.yam
 download "$net_istio" "$manifests/ingress/${KNATIVE_VERSION%.*}/istio/net-istio.yaml" "sha256:$KNATIVE_NET_ISTIO_SHA256"
 
 apply <"$FILES/$crds"
-kustomization knative "serving-core.yaml=$core" "net-istio.yaml=$net_istio" | apply
+render_kustomization knative "serving-core.yaml=$core" "net-istio.yaml=$net_istio" | apply
 wait_for_deployments 300 knative-serving activator autoscaler controller webhook net-istio-controller net-istio-webhook

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# MinIO's operator and the tenant "storage-tiny": one server with one volume, over plain HTTP.
+# Installs MinIO's operator and the tenant "storage-tiny": one server with one volume, without TLS.
 source "$(dirname "$0")/functions.sh"
 
 credentials=$USER_HOME/minio.env
@@ -11,10 +11,10 @@ if [[ $MINIO_ROOT_PASSWORD == generate ]]; then
     MINIO_ROOT_PASSWORD=$(python3 -c 'import secrets; print(secrets.token_urlsafe(24))')
   fi
 fi
-[[ $MINIO_ROOT_USER =~ ^[A-Za-z0-9._-]{3,}$ ]] || fail "MINIO_ROOT_USER must be 3 letters, digits, dots, hyphens or underscores at least"
-[[ $MINIO_ROOT_PASSWORD =~ ^[A-Za-z0-9._~+/=@%,:-]{8,}$ ]] || fail "MINIO_ROOT_PASSWORD must be 8 characters at least, of letters, digits and ._~+/=@%,:-"
+[[ $MINIO_ROOT_USER =~ ^[A-Za-z0-9._-]{3,}$ ]] || fail "MINIO_ROOT_USER must be at least 3 letters, digits, dots, hyphens or underscores"
+[[ $MINIO_ROOT_PASSWORD =~ ^[A-Za-z0-9._~+/=@%,:-]{8,}$ ]] || fail "MINIO_ROOT_PASSWORD must be at least 8 characters: letters, digits and ._~+/=@%,:-"
 
-# Before the tenant gets the password, so that one that was generated is never lost.
+# Written before the tenant gets the password, so that a generated one is never lost.
 write_file "$credentials" 600 <<CREDENTIALS
 AWS_ACCESS_KEY_ID=$MINIO_ROOT_USER
 AWS_SECRET_ACCESS_KEY=$MINIO_ROOT_PASSWORD
@@ -23,8 +23,8 @@ run chown "$PROVISION_USER:" "$credentials"
 
 archive=operator-$MINIO_OPERATOR_VERSION.tgz
 download "minio-$archive" "https://raw.githubusercontent.com/minio/operator/master/helm-releases/$archive" "sha256:$MINIO_OPERATOR_SHA256"
-# The sidecar's image is a default inside the operator otherwise, out of the image map's reach.
-chart minio-operator minio-operator "minio-$archive" --values /dev/stdin >"$WORK/operator.yaml" <<VALUES
+# Set explicitly, because the image map does not reach the default inside the operator.
+render_chart minio-operator minio-operator "minio-$archive" --values /dev/stdin >"$WORK/operator.yaml" <<VALUES
 operator:
   replicaCount: 1
   priorityClassName: system-cluster-critical
@@ -69,11 +69,11 @@ metadata:
 spec:
   image: $MINIO_IMAGE
   imagePullPolicy: IfNotPresent
-  # MinIO restarts on a full node too: what is deployed makes room for it.
+  # MinIO can restart on a full node: Kubernetes evicts service pods to make room.
   priorityClassName: system-cluster-critical
   configuration: {name: storage-configuration}
   requestAutoCert: false
-  # Prometheus reads how full the disk is, and would need a token otherwise.
+  # Lets Prometheus read the disk usage without a token.
   env: [{name: MINIO_PROMETHEUS_AUTH_TYPE, value: public}]
   mountPath: /export
   pools:
@@ -119,9 +119,9 @@ spec:
   - {name: http-console, port: 9090, targetPort: 9090, nodePort: 30200}
 MANIFEST
 
-# MinIO reads its root credentials when it starts.
+# MinIO reads its root credentials only when it starts.
 if [[ $MODE == run && -n $before && $before != "$(secret_version)" ]]; then
-  doing "the root credentials changed: restarting MinIO"
+  announce "the root credentials changed: restarting MinIO"
   run kubectl delete pod --namespace tenant-tiny --selector v1.min.io/tenant=storage-tiny
 fi
 wait_for 300 "MinIO's server" kubectl rollout status --namespace tenant-tiny statefulset/storage-tiny-pool-0 --timeout=5s

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# HAProxy makes KServe's gateway, which has an address of the Kind network only, reachable on this machine.
+# Configures HAProxy, which forwards a port of this machine to KServe's gateway in the Kind network.
 source "$(dirname "$0")/functions.sh"
 
 if [[ $MODE == run ]]; then
@@ -8,19 +8,19 @@ if [[ $MODE == run ]]; then
   gateway=$(gateway_address)
 else
   gateway=172.18.255.200
-  [[ $MODE == mirror ]] || echo "# the gateway's address is asked from the cluster; for example:"
+  [[ $MODE == mirror ]] || echo "# the gateway's address is read from the cluster; for example:"
 fi
 
-# haproxy.cfg holds the placeholders BIND_ADDRESS, PORT_KSERVE, GATEWAY and MAX_BODY_BYTES.
+# haproxy.cfg contains the placeholders BIND_ADDRESS, PORT_KSERVE, GATEWAY and MAX_BODY_BYTES.
 sed -e "s/BIND_ADDRESS/$BIND_ADDRESS/" -e "s/PORT_KSERVE/$PORT_KSERVE/" -e "s/GATEWAY/$gateway/" -e "s/MAX_BODY_BYTES/$MAX_BODY_BYTES/g" \
   "$PROVISION/haproxy.cfg" >"$WORK/haproxy.cfg"
 
-# What runs is what was applied last, which an interrupted run tells apart from what was only written.
+# The checksum is written after the reload: a run that was interrupted before it reloads again.
 already test "$(sha256_of "$WORK/haproxy.cfg")" == "$(cat "$STATE_DIR/haproxy.sha256" 2>/dev/null)" && already systemctl is-active haproxy && exit
 
 if [[ $MODE == run ]]; then
-  command -v haproxy >/dev/null || fail "HAProxy is not installed; the step \"docker\" does that: sudo $PROVISION/all.sh --only docker"
-  run_quietly haproxy -c -f "$WORK/haproxy.cfg" || fail "HAProxy does not accept provision/haproxy.cfg, for the reason above; what runs was left as it is"
+  command -v haproxy >/dev/null || fail "HAProxy is not installed. Install it with: sudo $PROVISION/all.sh --only docker"
+  run_quietly haproxy -c -f "$WORK/haproxy.cfg" || fail "HAProxy rejects provision/haproxy.cfg, for the reason above; the running configuration is unchanged"
 fi
 write_file /etc/haproxy/haproxy.cfg 644 <"$WORK/haproxy.cfg"
 run systemctl enable --quiet haproxy

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The Python environment for scripts/deploy_service.py: ~/venv of the user who works here.
+# Creates the Python environment for scripts/deploy_service.py: ~/venv of PROVISION_USER.
 source "$(dirname "$0")/functions.sh"
 
 venv=$USER_HOME/venv
@@ -12,10 +12,10 @@ fi
 already cmp --silent "$requirements" "$venv/requirements.txt" && exit
 
 as_user() { run runuser --user "$PROVISION_USER" -- env --chdir=/ HOME="$USER_HOME" "$@"; }
-doing "installing the packages of scripts/requirements.txt into $venv"
+announce "installing the packages of scripts/requirements.txt into $venv"
 as_user python3 -m venv "$venv"
 wheels=()
 if [[ -n $MIRROR_DIR ]]; then wheels=(--no-index "--find-links=$MIRROR_DIR/wheels"); fi
 as_user "$venv/bin/python" -m pip install --disable-pip-version-check --quiet "${wheels[@]}" --requirement "$requirements"
-# Last, so that its presence means that everything before it was done.
+# Copied last, so that its presence means that the environment is complete.
 as_user cp "$requirements" "$venv/requirements.txt"

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The transformer's image: built here from transformer.Dockerfile and loaded into the node, so that no registry is needed.
+# Builds the transformer's image from transformer.Dockerfile and loads it into the node, so that no registry is needed.
 source "$(dirname "$0")/functions.sh"
 
-base=$(mapped "$PYTHON_IMAGE")
+base=$(mapped_image "$PYTHON_IMAGE")
 build() {
-  image "$PYTHON_IMAGE" docker
+  provide_image "$PYTHON_IMAGE" docker
   run docker build --quiet --build-arg "BASE_IMAGE=$base" --tag "$TRANSFORMER_IMAGE" --file "$REPOSITORY/transformer.Dockerfile" "$REPOSITORY"
 }
 
@@ -15,11 +15,11 @@ if [[ $MODE == mirror ]]; then
   exit
 fi
 
-archive=$MIRROR_DIR/$(archive_of "$TRANSFORMER_IMAGE")
+archive=$MIRROR_DIR/$(archive_name "$TRANSFORMER_IMAGE")
 if [[ -n $MIRROR_DIR && -f $archive ]]; then
-  image "$TRANSFORMER_IMAGE"
+  provide_image "$TRANSFORMER_IMAGE"
 else
-  doing "building $TRANSFORMER_IMAGE"
+  announce "building $TRANSFORMER_IMAGE"
   build
   run kind load docker-image --name "$CLUSTER_NAME" "$TRANSFORMER_IMAGE"
 fi

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Records what was downloaded: the sha256 of every file and the identity of every image in the node. Copied to
-# provision/versions.lock, the record has the last word on every later download.
+# Records the sha256 of every downloaded file and the ID of every image in the node. A copy of the record in
+# provision/versions.lock takes precedence over all other checksums in later downloads.
 source "$(dirname "$0")/functions.sh"
 
 case $MODE in
@@ -11,7 +11,7 @@ case $MODE in
     ;;
 esac
 {
-  echo "# Files: sha256, name. Images: identity, reference (a comment, for the record)."
+  echo "# Files: sha256, name. Images: ID, reference (as comments, for information only)."
   cat "$FILES/SHA256SUMS"
   docker exec "$NODE" crictl images --output=json |
     jq -r '.images[] | .id as $id | ((.repoDigests // []) + (.repoTags // []))[] | "# \($id)  \(.)"' | sort -k3

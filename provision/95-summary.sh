@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Waits until everything answers, also after the machine was halted and started, and says what runs where.
+# Waits until everything is ready, also after a restart of the machine, and prints versions and addresses.
 source "$(dirname "$0")/functions.sh"
 [[ $MODE != mirror ]] || exit 0
 
-# "vagrant up" after one that failed runs this step alone.
+# After a failed "vagrant up", the next one runs only this step.
 [[ $MODE != run || -e $STATE_DIR/versions.lock ]] ||
-  fail "not every step has been done, because an earlier run ended early. To go on from there: vagrant provision (without Vagrant: sudo $PROVISION/all.sh)"
+  fail "the platform is incomplete, because an earlier run failed or was interrupted. Continue with: vagrant provision (without Vagrant: sudo $PROVISION/all.sh)"
 
-# At a start of the machine this may be quicker than Docker, and Docker starts the node by itself.
+# After a start of the machine Docker may not be up yet; it starts the node by itself.
 wait_for 120 "Docker" docker info
-already node_runs || run_quietly docker start "$NODE"
+already node_is_running || run_quietly docker start "$NODE"
 wait_for_node 300
 wait_for_deployments 300 metallb-system controller
 wait_for_deployments 300 istio-system istiod istio-ingressgateway
@@ -19,7 +19,7 @@ wait_for_deployments 300 kserve kserve-controller-manager
 wait_for 300 "MinIO on port $PORT_MINIO" curl --fail --silent --max-time 5 "http://127.0.0.1:$PORT_MINIO/minio/health/ready"
 wait_for_deployments 300 monitoring prometheus
 wait_for 300 "Prometheus on port $PORT_PROMETHEUS" curl --fail --silent --max-time 5 "http://127.0.0.1:$PORT_PROMETHEUS/-/ready"
-# A host that no service has: the gateway's own 404 says that the whole way there works.
+# The gateway's 404 for an unknown host proves that requests reach it.
 gateway_answers() { [[ $(curl --silent --max-time 5 --output /dev/null --write-out '%{http_code}' "http://127.0.0.1:$PORT_KSERVE/") == 404 ]]; }
 if [[ $MODE == run ]]; then
   wait_for 300 "KServe's gateway on port $PORT_KSERVE" gateway_answers
@@ -28,8 +28,8 @@ else
   exit
 fi
 
-# Knative's routes answer 503 for a while longer than all of the above takes, so whatever has served before is asked
-# itself, and so are its components. A service that somebody broke must not keep the rest from being used.
+# Knative's routes return 503 for a while after all pods are ready, so every service that has been ready before gets a
+# request, and so do its components. A broken service only causes a warning.
 status_of() { curl --silent --max-time 10 --output /dev/null --write-out '%{http_code}' --header "Host: $2" "http://127.0.0.1:$PORT_KSERVE/v1/models/$1" || true; }
 answers() {
   local status
@@ -40,19 +40,19 @@ kubectl get inferenceservices --all-namespaces --output=json >"$WORK/services.js
 jq -r '.items[] | select(any(.status.components[]?; .latestRolledoutRevision))
     | .metadata.name as $name | .status.url, .status.components[].url | select(.)
     | "\($name) \(sub("^[a-z]+://"; ""))"' "$WORK/services.json" >"$WORK/addresses"
-[[ ! -s $WORK/addresses ]] || log "waiting at most 180 s for the services that were deployed"
+[[ ! -s $WORK/addresses ]] || log "waiting up to 180 s for the deployed services"
 deadline=$((SECONDS + 180))
 while read -r name host; do
   until answers "$name" "$host"; do
     if ((SECONDS >= deadline)); then
-      echo "warning: $name answers with status $(status_of "$name" "$host") at Host: $host; see: kubectl get inferenceservices --all-namespaces" >&2
+      echo "warning: $name returns status $(status_of "$name" "$host") for Host: $host; see: kubectl get inferenceservices --all-namespaces" >&2
       break
     fi
     sleep 2
   done
 done <"$WORK/addresses"
 
-# Under Vagrant, what the host's own ports are.
+# Under Vagrant, the ports of the host.
 minio=${HOST_PORT_MINIO:-$PORT_MINIO} console=${HOST_PORT_CONSOLE:-$PORT_CONSOLE} kserve=${HOST_PORT_KSERVE:-$PORT_KSERVE}
 prometheus=${HOST_PORT_PROMETHEUS:-$PORT_PROMETHEUS} prometheus_tag=${PROMETHEUS_IMAGE%@*}
 ssh_first=

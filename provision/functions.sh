@@ -1,14 +1,13 @@
-# What every step uses, sourced by all of them. Everything that a step does to the machine goes through one of these
-# functions, so that one and the same step file can be
-#   run       done (the default),
-#   dry-run   printed: every command and every manifest, nothing on the machine is changed,
-#   mirror    collected: every file and image that it would need is put into MIRROR_DIR.
+# Functions that every step uses. A step changes the machine only through them, and MODE decides what they do:
+#   run       perform the step (the default)
+#   dry-run   print every command and manifest, and change nothing on the machine
+#   mirror    collect every file and image that the step needs in MIRROR_DIR
 # shellcheck shell=bash
 set -euo pipefail
 
 PROVISION=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$PROVISION/functions/settings.sh"
-source "$PROVISION/functions/doing.sh"
+source "$PROVISION/functions/commands.sh"
 source "$PROVISION/functions/waiting.sh"
 source "$PROVISION/functions/downloads.sh"
 source "$PROVISION/functions/tools.sh"

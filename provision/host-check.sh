@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Run by Vagrant before the VM is made: can this computer carry it?
-# usage: host-check.sh MEMORY_MB CPUS DISK_GB LEAST_MEMORY_MB LEAST_CPUS PORT…
+# Checks whether this computer can run the VM; Vagrant runs it before creating one.
+# usage: host-check.sh MEMORY_MB CPUS DISK_GB MIN_MEMORY_MB MIN_CPUS PORT…
 set -euo pipefail
 
-memory_needed=$1 cpus_needed=$2 disk_needed=$3 least_memory=$4 least_cpus=$5
+memory_needed=$1 cpus_needed=$2 disk_needed=$3 min_memory=$4 min_cpus=$5
 shift 5
 problems=()
 
@@ -12,7 +12,7 @@ case $(uname -s) in
     memory=$(awk '/^MemTotal:/ { print int($2 / 1024) }' "${MEMINFO:-/proc/meminfo}")
     cpus=$(nproc)
     if [[ $(uname -m) == x86_64 ]] && ! grep --quiet --extended-regexp '\b(vmx|svm)\b' "${CPUINFO:-/proc/cpuinfo}"; then
-      problems+=("hardware virtualisation is off or missing: switch on VT-x or AMD-V in the firmware (inside a VM: nested virtualisation)")
+      problems+=("hardware virtualisation is off or missing: enable VT-x or AMD-V in the firmware (inside a VM: nested virtualisation)")
     fi
     ;;
   Darwin)
@@ -24,15 +24,15 @@ case $(uname -s) in
 esac
 disk=$(df -Pk . | awk 'NR == 2 { print int($4 / 1024 / 1024) }')
 
-# This computer needs some memory for itself, and so does the kernel of the VM.
+# Memory that the operating system of this computer and the kernel of the VM need for themselves.
 own_memory=1024 kernel_memory=320
 ((memory >= memory_needed + own_memory)) ||
-  problems+=("the VM takes $memory_needed MB of memory and this computer has $memory MB, of which it needs $own_memory itself (the smallest VM: VM_MEMORY_MB=$((least_memory + kernel_memory)) vagrant up)")
-((cpus >= cpus_needed)) || problems+=("the VM takes $cpus_needed CPUs and this computer has $cpus (the smallest VM: VM_CPUS=$least_cpus vagrant up)")
-((disk >= disk_needed)) || problems+=("$disk GB of disk are free here and the VM grows to about $disk_needed GB")
+  problems+=("the VM needs $memory_needed MB of memory and this computer has $memory MB, of which it needs $own_memory MB itself (smallest VM: VM_MEMORY_MB=$((min_memory + kernel_memory)) vagrant up)")
+((cpus >= cpus_needed)) || problems+=("the VM needs $cpus_needed CPUs and this computer has $cpus (smallest VM: VM_CPUS=$min_cpus vagrant up)")
+((disk >= disk_needed)) || problems+=("$disk GB of disk are free here, and the VM needs about $disk_needed GB")
 for port in "$@"; do
   if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
-    problems+=("port $port of this computer is taken (choose others: HOST_PORT_MINIO, HOST_PORT_CONSOLE, HOST_PORT_KSERVE, HOST_PORT_PROMETHEUS)")
+    problems+=("port $port of this computer is in use (choose others with HOST_PORT_MINIO, HOST_PORT_CONSOLE, HOST_PORT_KSERVE, HOST_PORT_PROMETHEUS)")
   fi
 done
 

@@ -1,18 +1,19 @@
 #!/usr/bin/env python3
-"""What the steps ask of manifests, which are read from standard input.
+"""Manifest filters for the provisioning steps: from standard input to standard output.
 
-usage: manifests.py images       prints every image that the manifest names, one a line
-       manifests.py map [MAP…]   prints the manifest with images replaced; a MAP has lines of "reference replacement"
-       manifests.py types        prints the resource types (CustomResourceDefinitions) in it
-       manifests.py objects      prints everything else in it
+usage: manifests.py images       list the images in the manifest, one per line
+       manifests.py map [MAP…]   replace images; a MAP has lines of "reference replacement"
+       manifests.py types        keep only the resource types (CustomResourceDefinitions)
+       manifests.py objects      keep everything else
 
-An image may stand anywhere: in a container, in the JSON of a config map, in an argument, in an environment variable.
-"map" also turns imagePullPolicy Always into IfNotPresent: the node has been given every image beforehand, and a
-machine without a registry could not start what it already has.
+Images are found in containers, in the JSON of a ConfigMap, in arguments and in environment variables.
+"map" also replaces imagePullPolicy Always by IfNotPresent: every image is loaded into the node beforehand, and without
+a registry Always would fail.
 """
 
 import re
 import sys
+from collections.abc import Iterator
 
 REFERENCE = r"[a-z0-9][a-zA-Z0-9._/-]*(?::[0-9]+/[a-z0-9._/-]+)?(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
 # image: X, "image" : "X", queue-sidecar-image: X, --acme-http01-solver-image=X, and "X_IMAGE" followed by its value
@@ -22,17 +23,18 @@ NAMED = re.compile(
 )
 
 
-def is_complete(reference):
+def has_version(reference: str) -> bool:
     return "@" in reference or ":" in reference.rsplit("/", 1)[-1]
 
 
-def list_images(manifest):
+def list_images(manifest: str) -> list[str]:
+    """Return the images in a manifest that have a tag or a digest, without duplicates, in their order."""
     images = dict.fromkeys(match.group(1) for match in NAMED.finditer(manifest))
-    return [image for image in images if is_complete(image)]
+    return [image for image in images if has_version(image)]
 
 
-def spellings(reference):
-    """Docker Hub's images may be written without docker.io and library."""
+def spellings(reference: str) -> list[str]:
+    """Return all spellings of a reference: Docker Hub's images may be written without docker.io and library."""
     names = [reference]
     for prefix in ("docker.io/", "library/"):
         if names[-1].startswith(prefix):
@@ -42,30 +44,32 @@ def spellings(reference):
     return names
 
 
-def read_map(path):
+def read_map(path: str) -> Iterator[tuple[str, str]]:
+    """Yield the references and replacements of an image map."""
     with open(path, encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             fields = line.split("#", 1)[0].split()
             if fields and len(fields) != 2:
                 sys.exit(f'error: {path}, line {number}: expected "reference replacement", found: {line.strip()}')
             if fields:
-                yield fields
+                yield fields[0], fields[1]
 
 
-def map_images(manifest, maps):
+def map_images(manifest: str, maps: list[str]) -> str:
+    """Replace the images of a manifest by those of the maps, and imagePullPolicy Always by IfNotPresent."""
     for path in maps:
         for reference, replacement in read_map(path):
             for spelling in spellings(reference):
                 manifest = re.sub(
                     rf"(?<![A-Za-z0-9_./:@-]){re.escape(spelling)}(?![A-Za-z0-9_./:@-])",
-                    lambda _, replacement=replacement: replacement,
+                    replacement.replace("\\", r"\\"),
                     manifest,
                 )
     return re.sub(r"(imagePullPolicy[\"']?\s*:\s*[\"']?)Always\b", r"\1IfNotPresent", manifest)
 
 
-def documents(manifest, are_types):
-    """The documents of a YAML file that are resource types, or those that are not."""
+def documents(manifest: str, are_types: bool) -> str:
+    """Return the documents of a manifest that are resource types, or those that are not."""
     parts = re.split(r"^---(?: .*)?\n", manifest, flags=re.MULTILINE)
     is_type = re.compile(r"^kind: CustomResourceDefinition$", re.MULTILINE)
     has_content = re.compile(r"^[^#\s]", re.MULTILINE)
@@ -73,7 +77,7 @@ def documents(manifest, are_types):
     return "---\n".join(part if part.endswith("\n") else part + "\n" for part in chosen)
 
 
-def main(arguments):
+def main(arguments: list[str]) -> None:
     if arguments == ["images"]:
         for image in list_images(sys.stdin.read()):
             print(image)

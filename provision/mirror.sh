@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
-# Fills a folder with every file, image and Python package that the steps use, so that they need no network but the
-# distribution's packages: by running the steps themselves in a mode that only collects.
+# Collects every file, image and Python package that the steps use in a folder, so that provisioning downloads nothing
+# but the distribution's packages. Runs the steps themselves in a mode that only collects.
 set -euo pipefail
 
 usage() {
   cat <<USAGE
 usage: provision/mirror.sh DIRECTORY
 
-Run it on a connected machine of the same processor as the one to be provisioned. It needs Docker (with the right to
-use it), curl, jq, Python 3 with pip, and about 15 GB of disk. It can be interrupted and run again: what is there
-already is not downloaded again.
+Collects everything that provisioning downloads. Run it on a connected machine with the same processor architecture as
+the one to be provisioned. It needs access to Docker, curl, jq, Python 3 with pip, and about 15 GB of disk. After an
+interruption, run it again: it skips existing downloads.
 
   DIRECTORY/files/      downloads, with SHA256SUMS
   DIRECTORY/images/     one archive for each image (docker save)
   DIRECTORY/image-map   replacements for images that manifests name by digest
   DIRECTORY/wheels/     Python packages for scripts/requirements.txt
-  DIRECTORY/complete    there when everything is there
+  DIRECTORY/complete    marks a complete mirror
 
 Use it with: MIRROR_DIR=DIRECTORY vagrant up    or: sudo MIRROR_DIR=DIRECTORY provision/all.sh
-IMAGE_MAP, a file with lines of "reference replacement", makes it collect the replacements instead.
+With IMAGE_MAP, a file with lines of "reference replacement", the mirror contains the replacements.
 USAGE
 }
 
@@ -39,16 +39,16 @@ esac
 
 for tool in docker curl jq python3; do
   command -v "$tool" >/dev/null || {
-    echo "error: $tool is needed to fill a mirror, and is not installed" >&2
+    echo "error: $tool is not installed; a mirror needs it" >&2
     exit 2
   }
 done
 python3 -m pip --version >/dev/null 2>&1 || {
-  echo "error: pip is needed to fill a mirror; on Debian and Ubuntu: apt-get install python3-pip" >&2
+  echo "error: pip is not installed; a mirror needs it. On Debian and Ubuntu: apt-get install python3-pip" >&2
   exit 2
 }
 docker info >/dev/null 2>&1 || {
-  echo "error: Docker does not answer, or you may not use it; see: docker info" >&2
+  echo "error: Docker does not respond, or you have no access to it; see: docker info" >&2
   exit 1
 }
 

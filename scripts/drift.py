@@ -1,202 +1,224 @@
 #!/usr/bin/env python
-"""Show what the services are asked now beside what their models were trained on.
+"""Compare live traffic with the training data of each served model version (drift).
 
     python ./scripts/drift.py [--prometheus http://localhost:30400]
 
-For each version that serves: the alerts that are on, which clusters grow and which shrink, and the similarity over the
-last hour, as Prometheus knows them by the rules in provision/prometheus/drift.yml. Nothing here was written by a user.
+For each version, prints the firing alerts, the clusters whose share changed most and the similarity over the last hour,
+as recorded in Prometheus by the rules of provision/prometheus/drift.yml. The output contains no text of a user.
 
-Exit status: 0 shown, 1 Prometheus does not answer or knows no service, 2 bad input.
+Exit status: 0 printed, 1 Prometheus does not respond or has no data of a service, 2 invalid arguments.
 """
 
 import argparse
 import json
 import logging
+import math
 import time
-import urllib.error
 import urllib.parse
 import urllib.request
 from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from command_line import HelpFormatter, positive_int
 from failure import Failure, report_errors
+
+log = logging.getLogger("drift.py")
 
 WINDOWS = {"1h": "last hour", "3m": "last 3 min"}
 BARS = "▁▂▃▄▅▆▇█"
 STEP_SECONDS = 120
 
-log = logging.getLogger("drift.py")
-
-# Prometheus is on this machine or in this network: a proxy for the internet is not the way to it.
+# Prometheus is on this machine or in its network, so a proxy for the internet is not used.
 opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
+Labels = Mapping[str, str]
 
-class PrometheusError(Failure):
-    """Prometheus cannot be asked; the message is one line that says why, and what to do."""
+
+class Version(NamedTuple):
+    """A served model version; the fields are labels of its metrics."""
+
+    namespace: str
+    model_name: str
+    version: str
+
+
+class Cluster(NamedTuple):
+    """A cluster; the fields are labels of its share in the training."""
+
+    cluster: str
+    about: str
 
 
 def main() -> None:
-    logging.basicConfig(format="%(name)s: %(message)s")
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=HelpFormatter)
-    parser.add_argument("--prometheus", default="http://localhost:30400", metavar="URL", help="where Prometheus is")
-    parser.add_argument("--clusters", type=positive_int, default=10, metavar="N", help="show the N that changed most")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], formatter_class=HelpFormatter)
+    parser.add_argument("--prometheus", default="http://localhost:30400", metavar="URL", help="URL of Prometheus")
+    parser.add_argument(
+        "--clusters", type=positive_int, default=10, metavar="N", help="print the N clusters that changed most"
+    )
     arguments = parser.parse_args()
+    logging.basicConfig(format="%(name)s: %(message)s")
     if not arguments.prometheus.startswith(("http://", "https://")):
         parser.error(f"--prometheus is {arguments.prometheus}: expected a URL such as http://localhost:30400")
     with report_errors(log, "nothing was changed"):
-        trained = by_version(arguments.prometheus, "textclustering_trained_share", "cluster", "about")
-        if not trained:
-            raise PrometheusError(
-                f"Prometheus at {arguments.prometheus} knows of no service with a model of this project: deploy one "
-                "(scripts/deploy_service.py), or look at its page /targets for what it reads."
-            )
-        for version in sorted(trained):
-            show_version(arguments, version, trained[version])
+        print_drift(Prometheus(arguments.prometheus), arguments.clusters)
 
 
-def show_version(arguments: argparse.Namespace, version: tuple, trained: dict):
-    """Print one version: its alerts, its key figures and its clusters.
+def print_drift(prometheus: "Prometheus", cluster_limit: int) -> None:
+    """Print every version that has metrics in Prometheus."""
+    shares = trained_shares(prometheus)
+    if not shares:
+        raise Failure(
+            f"Prometheus at {prometheus.url} has no metrics of a service with a model of this project: deploy one "
+            "(scripts/deploy_service.py), or check what it scrapes on its page /targets."
+        )
+    for version in sorted(shares):
+        documents = live_documents(prometheus, version)
+        print_version(prometheus, version, documents)
+        print()
+        print_clusters(shares[version], documents, cluster_limit)
+        print()
 
-    Args:
-        version: namespace, model name, version.
-        trained: share of each cluster in the training, by cluster number and what it is about.
-    """
-    of = dict(zip(("namespace", "model_name", "version"), version))
-    figures = {
-        name: windows(ask_version(arguments.prometheus, of, f"textclustering:{name}"))
+
+# -------------------------------------------------------------------------------------------------------- Output
+
+
+def print_version(prometheus: "Prometheus", version: Version, documents: dict[str, dict[str, float]]) -> None:
+    """Print the alerts, the key figures and the similarity over the last hour of one version."""
+    totals = {window: sum(counts.values()) for window, counts in documents.items()}
+    index, limit, similarity = (
+        prometheus.by_window(f"textclustering:{name}", version)
         for name in ("stability_index", "stability_index_by_chance", "similarity")
-    }
-    documents = defaultdict(dict)
-    for labels, count in ask_version(arguments.prometheus, of, "textclustering:documents"):
-        documents[labels["window"]][labels["cluster"]] = count
-    total = {window: sum(documents[window].values()) for window in WINDOWS}
-    normal = {
+    )
+    trained = {
         labels["quantile"]: value
-        for labels, value in ask_version(arguments.prometheus, of, "textclustering_trained_similarity", cluster="")
+        for labels, value in prometheus.query(selector("textclustering_trained_similarity", version, cluster=""))
     }
-
-    namespace, name, number = version
-    print(f"{name} {number}" + (f" in {namespace}" if namespace else ""))
-    for alert in alerts(arguments.prometheus, of):
+    print(f"{version.model_name} {version.version}" + (f" in {version.namespace}" if version.namespace else ""))
+    for alert in prometheus.firing_alerts(version):
         print(f"  ALERT {alert['labels']['alertname']}, since {alert['activeAt'][11:16]} UTC: "
               f"{alert['annotations']['description']}")  # fmt: skip
-    row("", "training", *WINDOWS.values())
-    row("documents", "", *(f"{total[window]:,.0f}" for window in WINDOWS))
-    row("stability index", "", *(figure(figures["stability_index"].get(window), "{:.3f}") for window in WINDOWS))
-    row("  by chance, at most", "",
-        *(figure(figures["stability_index_by_chance"].get(window), "{:.3f}") for window in WINDOWS))  # fmt: skip
-    row("median similarity", figure(normal.get("0.5"), "{:.3f}"),
-        *(figure(figures["similarity"].get(window), "{:.3f}") for window in WINDOWS))  # fmt: skip
-    show_similarity(similarity_of_last_hour(arguments.prometheus, of), normal)
-    print()
-    show_clusters(arguments.clusters, trained, documents, total)
-    print()
+    print_row("", "training", *WINDOWS.values())
+    print_row("documents", "", *(f"{totals[window]:,.0f}" for window in WINDOWS))
+    print_row("stability index", "", *(figure(index.get(window), ".3f") for window in WINDOWS))
+    print_row("  limit of sampling noise", "", *(figure(limit.get(window), ".3f") for window in WINDOWS))
+    print_row("median similarity", figure(trained.get("0.5"), ".3f"),
+              *(figure(similarity.get(window), ".3f") for window in WINDOWS))  # fmt: skip
+    print_similarity(similarity_of_last_hour(prometheus, version), trained)
 
 
-def show_clusters(limit: int, trained: dict, documents: dict, total: dict):
-    """Print the clusters whose shares differ most from the training, in the shortest window that has documents."""
-    latest = next((window for window in ("3m", "1h") if total[window]), None)
+def print_clusters(shares: dict[Cluster, float], documents: dict[str, dict[str, float]], limit: int) -> None:
+    """Print the clusters whose share differs most from the training, in the shortest window with documents."""
+    totals = {window: sum(documents[window].values()) for window in WINDOWS}
+    latest = next((window for window in ("3m", "1h") if totals[window]), None)
 
-    def share(window: str, cluster: str) -> float | None:
-        return documents[window].get(cluster, 0) / total[window] if total[window] else None
+    def live_share(window: str, cluster: str) -> float | None:
+        return documents[window].get(cluster, 0) / totals[window] if totals[window] else None
 
-    def change(cluster: str, share_trained: float) -> float:
-        return share(latest, cluster) - share_trained if latest else 0
+    def change(cluster: Cluster) -> float:
+        live = live_share(latest, cluster.cluster) if latest else None
+        return 0.0 if live is None else live - shares[cluster]
 
-    changes = sorted(
-        ((change(cluster, value), cluster, about, value) for (cluster, about), value in trained.items()),
-        key=lambda item: -abs(item[0]),
-    )
-    for difference, cluster, about, value in changes[:limit]:
-        shares = (figure(share(window, cluster), "{:.1%}") for window in WINDOWS)
-        row(f"{cluster:>4} {about}", f"{value:.1%}", *shares, f"{100 * difference:+.1f}" if latest else "")
+    changes = sorted(((change(cluster), cluster) for cluster in shares), key=lambda item: -abs(item[0]))
+    for difference, cluster in changes[:limit]:
+        live = (figure(live_share(window, cluster.cluster), ".1%") for window in WINDOWS)
+        points = f"{100 * difference:+.1f}" if latest else ""
+        print_row(f"{cluster.cluster:>4} {cluster.about}", figure(shares[cluster], ".1%"), *live, points)
     if changes[limit:]:
         print(f"     {len(changes) - limit} more changed by {100 * abs(changes[limit][0]):.1f} points or less")
 
 
-def show_similarity(points: list[float | None], normal: dict):
-    """Print the similarity of the last hour as bars, from the lowest to the highest twentieth of the training."""
-    if not any(points) or not normal:
+def print_similarity(points: list[float | None], trained: dict[str, float]) -> None:
+    """Print the similarity over the last hour as bars, scaled from the 5 % to the 95 % quantile of the training."""
+    if not any(points) or not trained:
         return
-    low, high = normal["0.05"], normal["0.95"]
+    low, high = trained["0.05"], trained["0.95"]
     heights = [None if p is None else min(max((p - low) / (high - low or 1), 0), 0.999) for p in points]
     bars = "".join(" " if height is None else BARS[int(height * len(BARS))] for height in heights)
     print(f"  median similarity over the last hour, from {low:.2f} (▁) to {high:.2f} (█): {bars}")
 
 
-def row(what: str, *columns: str):
-    print((f"  {what[:34]:34}" + "".join(f"{column:>12}" for column in columns)).rstrip())
+def print_row(title: str, *columns: str) -> None:
+    print((f"  {title[:34]:34}" + "".join(f"{column:>12}" for column in columns)).rstrip())
 
 
 def figure(value: float | None, form: str) -> str:
-    return "-" if value is None or value != value else form.format(value)
+    return "-" if value is None or not math.isfinite(value) else format(value, form)
 
 
-# ---------------------------------------------------------------------------------------------------- Prometheus
+# ------------------------------------------------------------------------------------------------------- Metrics
 
 
-def ask(prometheus: str, path: str, **parameters) -> dict:
-    """Ask Prometheus' HTTP API; returns what it calls data.
-
-    Raises:
-        PrometheusError: it does not answer, or is none.
-    """
-    url = f"{prometheus.rstrip('/')}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
-    try:
-        with opener.open(url, timeout=10) as response:
-            return json.load(response)["data"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PrometheusError(
-            f"Prometheus does not answer at {prometheus} ({error}): is the platform up (provision/all.sh), "
-            "and is this its port (PORT_PROMETHEUS)?"
-        ) from error
+def trained_shares(prometheus: "Prometheus") -> dict[Version, dict[Cluster, float]]:
+    """Return the share of each cluster in the training, for every version; all pods of a version report the same."""
+    shares: dict[Version, dict[Cluster, float]] = defaultdict(dict)
+    for labels, share in prometheus.query("textclustering_trained_share"):
+        version = Version(*(labels.get(name, "") for name in Version._fields))
+        shares[version][Cluster(*(labels.get(name, "") for name in Cluster._fields))] = share
+    return shares
 
 
-def samples(prometheus: str, query: str) -> list[tuple[dict, float]]:
-    """The labels and values that a query has now; values that are none are left out."""
-    answer = ask(prometheus, "query", query=query)["result"]
-    return [(sample["metric"], float(sample["value"][1])) for sample in answer]
+def live_documents(prometheus: "Prometheus", version: Version) -> dict[str, dict[str, float]]:
+    """Return the number of documents by window and cluster number."""
+    documents: dict[str, dict[str, float]] = {window: {} for window in WINDOWS}
+    for labels, count in prometheus.query(selector("textclustering:documents", version)):
+        documents[labels["window"]][labels["cluster"]] = count
+    return documents
 
 
-def by_version(prometheus: str, metric: str, *labels: str) -> dict:
-    """Values by version (namespace, model name, version), then by the labels that are named; of several pods, one."""
-    found = defaultdict(dict)
-    for sample, value in samples(prometheus, metric):
-        version = tuple(sample.get(label, "") for label in ("namespace", "model_name", "version"))
-        found[version][tuple(sample.get(label, "") for label in labels)] = value
-    return found
-
-
-def ask_version(prometheus: str, of: dict, metric: str, **labels) -> list[tuple[dict, float]]:
-    return samples(prometheus, selector(metric, of | labels))
-
-
-def selector(metric: str, labels: dict) -> str:
-    return metric + "{" + ",".join(f"{name}={json.dumps(value)}" for name, value in labels.items()) + "}"
-
-
-def windows(found: list[tuple[dict, float]]) -> dict:
-    return {labels["window"]: value for labels, value in found}
-
-
-def alerts(prometheus: str, of: dict) -> list[dict]:
-    """The alerts that are on for a version."""
-    return [
-        alert
-        for alert in ask(prometheus, "alerts")["alerts"]
-        if alert["state"] == "firing"
-        and all(alert["labels"].get(label, "") == of[label] for label in ("namespace", "version"))
-    ]
-
-
-def similarity_of_last_hour(prometheus: str, of: dict) -> list[float | None]:
-    """The median similarity every two minutes, oldest first; None where nothing was asked."""
+def similarity_of_last_hour(prometheus: "Prometheus", version: Version) -> list[float | None]:
+    """Return the median similarity every two minutes, oldest first; None where there were no requests."""
     end = time.time() // STEP_SECONDS * STEP_SECONDS
     times = [end - STEP_SECONDS * n for n in range(3_600 // STEP_SECONDS, -1, -1)]
-    query = selector("textclustering:similarity", of | {"window": "3m"})
-    answer = ask(prometheus, "query_range", query=query, start=times[0], end=times[-1], step=STEP_SECONDS)["result"]
-    values = {moment: float(value) for moment, value in (answer[0]["values"] if answer else [])}
-    return [value if (value := values.get(moment)) is not None and value == value else None for moment in times]
+    query = selector("textclustering:similarity", version, window="3m")
+    series = prometheus.get("query_range", query=query, start=times[0], end=times[-1], step=STEP_SECONDS)["result"]
+    values = {moment: float(value) for moment, value in (series[0]["values"] if series else [])}
+    return [value if (value := values.get(moment)) is not None and math.isfinite(value) else None for moment in times]
+
+
+def selector(metric: str, version: Version, **labels: str) -> str:
+    pairs = (f"{name}={json.dumps(value)}" for name, value in (version._asdict() | labels).items())
+    return metric + "{" + ",".join(pairs) + "}"
+
+
+class Prometheus:
+    """Prometheus' HTTP API: https://prometheus.io/docs/prometheus/latest/querying/api/"""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def get(self, path: str, **parameters: str | float) -> dict[str, Any]:
+        """Return the data of a response.
+
+        Raises:
+            Failure: Prometheus does not respond, or the response is not one of its API.
+        """
+        url = f"{self.url.rstrip('/')}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
+        try:
+            with opener.open(url, timeout=10) as response:
+                data: dict[str, Any] = json.load(response)["data"]
+                return data
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise Failure(
+                f"Prometheus does not respond at {self.url} ({error}): is the platform up (provision/all.sh), "
+                "and is this its port (PORT_PROMETHEUS)?"
+            ) from error
+
+    def query(self, expression: str) -> list[tuple[Labels, float]]:
+        """Return labels and value of every series of an expression."""
+        result = self.get("query", query=expression)["result"]
+        return [(sample["metric"], float(sample["value"][1])) for sample in result]
+
+    def by_window(self, metric: str, version: Version) -> dict[str, float]:
+        return {labels["window"]: value for labels, value in self.query(selector(metric, version))}
+
+    def firing_alerts(self, version: Version) -> list[dict[str, Any]]:
+        return [
+            alert
+            for alert in self.get("alerts")["alerts"]
+            if alert["state"] == "firing"
+            and all(alert["labels"].get(name, "") == getattr(version, name) for name in ("namespace", "version"))
+        ]
 
 
 if __name__ == "__main__":

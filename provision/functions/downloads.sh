@@ -1,22 +1,22 @@
-# Downloads, each verified by its checksum.
+# Downloads, verified by checksums.
 # shellcheck shell=bash disable=SC2034,SC2153,SC2154 # these files read each other's settings
 
 machine_architecture() {
   case $(uname -m) in
     x86_64) echo amd64 ;;
     aarch64 | arm64) echo arm64 ;;
-    *) fail "this machine is $(uname -m); the images exist for x86_64 (amd64) and aarch64 (arm64) only" ;;
+    *) fail "this machine is $(uname -m); images exist only for x86_64 (amd64) and aarch64 (arm64)" ;;
   esac
 }
 
 sha256_of() { sha256sum "$1" | cut -d' ' -f1; }
 
-recorded_sha256() { # recorded_sha256 LIST NAME: what a list in the format of sha256sum says of a file
+recorded_sha256() { # recorded_sha256 LIST NAME: prints a file's checksum from a list in the format of sha256sum
   [[ -f $1 ]] || return 0
   awk -v name="$2" '$2 == name { print $1; exit }' "$1"
 }
 
-# The checksum that upstream publishes beside a file: either alone, or in the format of sha256sum, or the digest in the
+# Prints the checksum that upstream publishes for a file: alone, in the format of sha256sum, or as the digest in the
 # index.yaml of a Helm repository.
 published_sha256() { # published_sha256 URL NAME-AT-UPSTREAM
   local list=$WORK/published
@@ -31,13 +31,13 @@ published_sha256() { # published_sha256 URL NAME-AT-UPSTREAM
 fetch() { # fetch URL FILE
   curl --fail --location --silent --show-error --retry 4 --retry-all-errors --connect-timeout 15 --max-time 1200 \
     --output "$2.part" "$1" ||
-    fail "cannot download $1. Is the network up, and a proxy set in https_proxy if one is needed? Without a network, set MIRROR_DIR to a folder made by provision/mirror.sh."
+    fail "cannot download $1. Check the network; set https_proxy if you need a proxy. Without a network, set MIRROR_DIR to a folder created by provision/mirror.sh."
   mv "$2.part" "$2"
 }
 
-# Puts a file into $FILES, verified: download NAME URL CHECKSUM
-# NAME carries the version. CHECKSUM is sha256:… where it was read from upstream, else the URL of a published one.
-# provision/versions.lock, where it exists, has the last word.
+# Downloads a file to $FILES and verifies it: download NAME URL CHECKSUM
+# NAME contains the version. CHECKSUM is sha256:…, or the URL of the checksum that upstream publishes.
+# A checksum in provision/versions.lock takes precedence.
 download() {
   local name=$1 url=$2 checksum=$3 file=$FILES/$1 expected actual
   mkdir -p "$FILES"
@@ -63,7 +63,7 @@ download() {
   actual=$(sha256_of "$file")
   if [[ $actual != "$expected" ]]; then
     rm -f "$file"
-    fail "$name has sha256 $actual, expected ${expected:-one in $MIRROR_DIR/files/SHA256SUMS}. It was deleted; nothing was installed from it."
+    fail "$name has sha256 $actual, expected ${expected:-one in $MIRROR_DIR/files/SHA256SUMS}. The file was deleted, and nothing was installed from it."
   fi
   touch "$FILES/SHA256SUMS"
   {

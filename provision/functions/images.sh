@@ -1,47 +1,47 @@
-# Container images: into the node, into this machine's Docker, into a mirror.
+# Container images: loading them into the node or into this machine's Docker, and saving them to a mirror.
 # shellcheck shell=bash disable=SC2034,SC2153,SC2154 # these files read each other's settings
 
-# The image map: lines of "reference replacement", the user's first, then the mirror's (which gives images that a
-# manifest names by digest a tag: an archive loaded into a node loses its digest).
+# Image maps have lines of "reference replacement". The user's is applied first, then the mirror's, which replaces digests
+# by tags: an image that is loaded from an archive has no digest.
 image_maps=()
 [[ -z $IMAGE_MAP ]] || image_maps+=("$IMAGE_MAP")
 [[ -z $MIRROR_DIR || $MODE == mirror || ! -f $MIRROR_DIR/image-map ]] || image_maps+=("$MIRROR_DIR/image-map")
 
-mapped() { python3 "$PROVISION/manifests.py" map "${image_maps[@]}" <<<"$1"; } # mapped REFERENCE: what the maps make of it
+mapped_image() { python3 "$PROVISION/manifests.py" map "${image_maps[@]}" <<<"$1"; } # mapped_image REFERENCE: prints its replacement
 
-archive_of() { echo "images/$(tr '/:@' '___' <<<"$1").tar"; }
+archive_name() { echo "images/$(tr '/:@' '___' <<<"$1").tar"; }
 
-# Makes an image available in the cluster's node, or with "docker" in the machine's Docker: image REFERENCE [docker]
-image() {
+# Makes an image available in the node, or in this machine's Docker: provide_image REFERENCE [docker]
+provide_image() {
   local reference target=${2:-node} archive
-  reference=$(mapped "$1")
+  reference=$(mapped_image "$1")
   if [[ $MODE == mirror ]]; then
     mirror_image "$reference"
     return
   fi
-  archive=$MIRROR_DIR/$(archive_of "$reference")
+  archive=$MIRROR_DIR/$(archive_name "$reference")
   [[ -n $MIRROR_DIR && -f $archive ]] || archive=
 
   case $target in
     docker)
       ! already docker image inspect "$reference" || return 0
-      doing "image $reference"
+      announce "image $reference"
       if [[ -n $archive ]]; then run docker load --input "$archive"; else run_pull docker pull --quiet "$reference" || fail "cannot pull $reference"; fi
       ;;
     node)
       ! already docker exec "$NODE" crictl inspecti --quiet "$reference" || return 0
-      doing "image $reference"
+      announce "image $reference"
       if [[ -n $archive ]]; then
         run kind load image-archive --name "$CLUSTER_NAME" "$archive"
       else
         run_pull docker exec "$NODE" crictl pull "$reference" ||
-          fail "cannot pull $reference. If it moved or is behind a login, name another image in versions.env or in the file that IMAGE_MAP names."
+          fail "cannot pull $reference. If it has moved or needs a login, name another image in versions.env or in an IMAGE_MAP."
       fi
       ;;
   esac
 }
 
-# Saves an image under the name that nodes will know it by. A reference with a digest gets a line in the image map.
+# Saves an image under the name that it will have in a node. A reference with a digest gets a line in the image map.
 mirror_image() {
   local reference=$1 name=$1 archive
   if [[ $reference == *@sha256:* ]]; then
@@ -50,7 +50,7 @@ mirror_image() {
     touch "$MIRROR_DIR/image-map"
     grep --quiet --fixed-strings --line-regexp "$reference $name" "$MIRROR_DIR/image-map" || echo "$reference $name" >>"$MIRROR_DIR/image-map"
   fi
-  archive=$MIRROR_DIR/$(archive_of "$name")
+  archive=$MIRROR_DIR/$(archive_name "$name")
   [[ ! -f $archive ]] || return 0
   log "image $reference"
   mkdir -p "$MIRROR_DIR/images"
@@ -63,13 +63,13 @@ pull_into_docker() { docker image inspect "$1" &>/dev/null || MODE=run run_pull 
 
 save_image() { # save_image NAME ARCHIVE
   local platform=()
-  # Docker's containerd store saves the index of all platforms, and a node then misses the layers of the others.
+  # Docker's containerd store would save the index of all platforms, and a node cannot load one with missing layers.
   if docker save --help | grep --quiet -- --platform; then platform=(--platform "linux/$(machine_architecture)"); fi
   docker save "${platform[@]}" --output "$2.part" "$1"
   mv "$2.part" "$2"
 }
 
-# Python packages for the Python of Ubuntu 24.04 and of Debian 12.
+# Downloads Python packages for the Python versions of Ubuntu 24.04 and Debian 12.
 mirror_python_packages() { # mirror_python_packages REQUIREMENTS
   local version
   for version in 3.12 3.11; do

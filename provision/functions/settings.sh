@@ -1,4 +1,4 @@
-# Settings: the mode, versions.env, and the folders of the machine.
+# Settings: the mode, versions.env, and paths.
 # shellcheck shell=bash disable=SC2034,SC2153,SC2154 # these files read each other's settings
 
 MODE=${MODE:-run}
@@ -6,7 +6,7 @@ MIRROR_DIR=${MIRROR_DIR:-}
 IMAGE_MAP=${IMAGE_MAP:-}
 export REPOSITORY=${PROVISION%/*}
 
-# Some commands are run in other directories.
+# Absolute, because some commands run in other directories.
 [[ -z $MIRROR_DIR ]] || MIRROR_DIR=$(realpath --canonicalize-missing "$MIRROR_DIR")
 [[ -z $IMAGE_MAP ]] || IMAGE_MAP=$(realpath --canonicalize-missing "$IMAGE_MAP")
 
@@ -20,16 +20,16 @@ else
   CACHE_DIR=${CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/mlops-poc}
 fi
 STATE_DIR=/var/lib/mlops-poc
-# The person who works here: their home gets kubeconfig, credentials and Python environment.
+# Kubeconfig, credentials and Python environment are created in the home of this user.
 PROVISION_USER=${PROVISION_USER:-${SUDO_USER:-$(id -un)}}
 USER_HOME=$(getent passwd "$PROVISION_USER" | cut -d: -f6) ||
   {
-    echo "error: PROVISION_USER is \"$PROVISION_USER\", and there is no such user" >&2
+    echo "error: PROVISION_USER is \"$PROVISION_USER\", but this user does not exist" >&2
     exit 2
   }
 export USER_HOME
 NODE=$CLUSTER_NAME-control-plane
-# A kubeconfig of our own: an unrelated ~/.kube/config of root is never touched.
+# A separate kubeconfig, so that root's ~/.kube/config is never changed.
 export KUBECONFIG=$STATE_DIR/kubeconfig
 
 INSTALL_DIR=/usr/local/bin
@@ -38,7 +38,7 @@ case $MODE in
   dry-run) BIN_DIR=$CACHE_DIR/bin FILES=$CACHE_DIR/files ;;
   mirror) BIN_DIR=$CACHE_DIR/bin FILES=$MIRROR_DIR/files ;;
   *)
-    echo "MODE is \"$MODE\"; it can be run, dry-run or mirror" >&2
+    echo "error: MODE is \"$MODE\"; it must be run, dry-run or mirror" >&2
     exit 2
     ;;
 esac

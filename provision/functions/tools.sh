@@ -1,4 +1,4 @@
-# kind, kubectl and Helm in their pinned versions.
+# Installing kind, kubectl and Helm in their pinned versions.
 # shellcheck shell=bash disable=SC2034,SC2153,SC2154 # these files read each other's settings
 
 tool_version() {
@@ -10,9 +10,8 @@ tool_version() {
   esac
 }
 
-# Installs kind, kubectl or helm in the pinned version: in a dry run and for a mirror, which render manifests with them,
-# into the cache.
-tool() {
+# Installs kind, kubectl or helm. A dry run and a mirror need them to render manifests, and install them in the cache.
+install_tool() {
   local name=$1 version architecture file source
   version=$(pinned_version "$name")
   architecture=$(machine_architecture)
@@ -44,5 +43,5 @@ pinned_version() {
   echo "${!variable}"
 }
 
-# Where steps are only shown or collected, the tools step has installed nothing.
-renderer() { [[ $MODE == run || $(tool_version "$1") == "$(pinned_version "$1")" ]] || tool "$1" >/dev/null; }
+# In a dry run and for a mirror, the tools step does not install anything on the machine.
+require_tool() { [[ $MODE == run || $(tool_version "$1") == "$(pinned_version "$1")" ]] || install_tool "$1" >/dev/null; }

@@ -1,33 +1,33 @@
-# Waits with an end, and what to look at when one runs out.
+# Waiting with a timeout, and the diagnosis when it expires.
 # shellcheck shell=bash disable=SC2034,SC2153,SC2154 # these files read each other's settings
 
-# Repeats a command until it succeeds: wait_for SECONDS WHAT COMMAND…
+# Repeats a command until it succeeds: wait_for TIMEOUT-SECONDS WHAT COMMAND…
 wait_for() {
   local seconds=$1 what=$2 deadline
   shift 2
   case $MODE in
     mirror) return ;;
     dry-run)
-      echo "# at most $seconds s until ${what}:"
-      echo "until $(quoted "$@"); do sleep 2; done"
+      echo "# waits up to $seconds s for ${what}:"
+      echo "until $(quote "$@"); do sleep 2; done"
       return
       ;;
   esac
   if "$@" &>/dev/null; then return; fi
-  log "waiting at most $seconds s for $what"
+  log "waiting up to $seconds s for $what"
   deadline=$((SECONDS + seconds))
   until "$@" &>"$WORK/waiting"; do
     if ((SECONDS >= deadline)); then
-      printf 'error: after %s s still without %s. The last answer was:\n' "$seconds" "$what" >&2
-      tail -n 5 "$WORK/waiting" | without_secrets >&2
-      show_unready
-      fail "$what: not there after $seconds s. Running this step again is safe and goes on from here."
+      printf 'error: timeout after %s s waiting for %s. Last output:\n' "$seconds" "$what" >&2
+      tail -n 5 "$WORK/waiting" | mask_secrets >&2
+      print_unready
+      fail "$what: not ready after $seconds s. It is safe to run this step again; it continues from here."
     fi
     sleep 2
   done
 }
 
-node_runs() { [[ $(docker inspect --format '{{.State.Running}}' "$NODE") == true ]]; }
+node_is_running() { [[ $(docker inspect --format '{{.State.Running}}' "$NODE") == true ]]; }
 
 wait_for_node() { wait_for "$1" "a ready node $NODE" kubectl wait --for=condition=Ready "node/$NODE" --timeout=5s; } # wait_for_node SECONDS
 
@@ -38,11 +38,11 @@ wait_for_deployments() { # wait_for_deployments SECONDS NAMESPACE NAME…
   done
 }
 
-# Which nodes and pods are not ready, why, and the last thing that they said.
-show_unready() {
+# Prints the nodes and pods that are not ready, with the reason and their last log lines.
+print_unready() {
   local namespace pod reason
   kubectl get pods --all-namespaces --output=json --request-timeout=10s 2>/dev/null >"$WORK/pods.json" || {
-    echo "the cluster does not answer" >&2
+    echo "the cluster does not respond" >&2
     return 0
   }
   kubectl get nodes --output=json --request-timeout=10s 2>/dev/null |
@@ -58,6 +58,6 @@ show_unready() {
            + [.status.phase]) | map(select(. != "" and . != "Completed")) | .[0])] | @tsv' "$WORK/pods.json" |
     while IFS=$'\t' read -r namespace pod reason; do
       printf '\npod %s in %s is not ready: %s\n' "$pod" "$namespace" "$reason" >&2
-      kubectl logs --namespace "$namespace" "$pod" --all-containers --prefix --tail=5 --request-timeout=10s 2>&1 </dev/null | without_secrets | sed 's/^/    /' >&2 || true
+      kubectl logs --namespace "$namespace" "$pod" --all-containers --prefix --tail=5 --request-timeout=10s 2>&1 </dev/null | mask_secrets | sed 's/^/    /' >&2 || true
     done
 }

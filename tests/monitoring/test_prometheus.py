@@ -136,7 +136,7 @@ def test_a_person_sees_which_clusters_grow_and_which_shrink(watched):
 def test_no_prometheus_is_a_line(tmp_path):
     run = drift("--prometheus", f"http://127.0.0.1:{free_port()}")
     assert run.returncode == 1 and run.stderr.count("\n") == 1
-    assert "drift.py: Prometheus does not answer" in run.stderr
+    assert "drift.py: Prometheus does not respond" in run.stderr
 
 
 def drift(*options) -> subprocess.CompletedProcess:

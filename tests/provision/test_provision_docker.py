@@ -87,7 +87,7 @@ def tags_in(archive):
 def test_image_goes_from_a_registry_into_a_mirror_and_from_there_into_docker(tmp_path, digest, suffix):
     reference = NAME + suffix + (digest if suffix.endswith("@") else "")
     forget()
-    filled = step(f"image {reference}", MODE="mirror", MIRROR_DIR=str(tmp_path))
+    filled = step(f"provide_image {reference}", MODE="mirror", MIRROR_DIR=str(tmp_path))
     assert filled.returncode == 0, filled.stderr
     (archive,) = (tmp_path / "images").glob("*.tar")
     replacement = reference
@@ -95,16 +95,16 @@ def test_image_goes_from_a_registry_into_a_mirror_and_from_there_into_docker(tmp
         named, replacement = (tmp_path / "image-map").read_text().split()
         assert named == reference and "@" not in replacement
     assert tags_in(archive) == [replacement]
-    again = step(f"image {reference}", MODE="mirror", MIRROR_DIR=str(tmp_path))
+    again = step(f"provide_image {reference}", MODE="mirror", MIRROR_DIR=str(tmp_path))
     assert again.returncode == 0 and again.stdout == ""
 
     forget()
-    loaded = step(f"image {reference} docker", MIRROR_DIR=str(tmp_path))
+    loaded = step(f"provide_image {reference} docker", MIRROR_DIR=str(tmp_path))
     assert loaded.returncode == 0, loaded.stderr
     docker("image", "inspect", replacement)
     assert f"Loaded image: {replacement}" in loaded.stdout
 
 
 def test_image_that_cannot_be_had_is_named(tmp_path, digest):
-    pull = step(f"sleep() {{ :; }}; image {NAME}:never docker")
+    pull = step(f"sleep() {{ :; }}; provide_image {NAME}:never docker")
     assert pull.returncode == 1 and f"error: cannot pull {NAME}:never" in pull.stderr

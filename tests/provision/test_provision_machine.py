@@ -23,7 +23,7 @@ from support.upstream_files import versions
 def test_empty_debian_is_found_fit_and_gets_its_packages(installed):
     folder = installed[0].parent
     check, docker = ((folder / f"{step}.txt").read_text() for step in ("check", "docker"))
-    assert check.startswith("0\n") and "this machine will do" in check
+    assert check.startswith("0\n") and "this machine is suitable" in check
     assert docker.startswith("0\n"), docker
     assert "installing docker.io" in docker and "Unpacking" not in docker
 
@@ -167,7 +167,7 @@ def test_machine_that_was_halted_comes_back_when_its_services_answer(built):
     back = built.run_only("summary")
     assert back.returncode == 0 and not back.stderr, back.stderr
     assert json.loads((built.state / "containers.json").read_text())["mlops-poc-control-plane"]["running"]
-    assert "waiting at most 180 s for the services" in back.stdout
+    assert "waiting up to 180 s for the deployed services" in back.stdout
     assert all(len(left) == 1 for left in built.gateway.services.values())
 
 
@@ -231,11 +231,11 @@ def test_lock_records_every_file_and_then_has_the_last_word(built, machine):
 
 def test_cluster_whose_node_never_became_ready_is_made_anew(machine):
     broken = machine.run_only("tools", "kind", STAND_IN_NEVER_READY="node")
-    assert broken.returncode == 1 and "still without a ready node" in broken.stderr
+    assert broken.returncode == 1 and "waiting for a ready node" in broken.stderr
     assert "node mlops-poc-control-plane is not ready: container runtime network not ready" in broken.stderr
     again = machine.run_only("kind")
     assert again.returncode == 0, again.stderr
-    assert "creating the cluster anew" in again.stdout
+    assert "re-creating it" in again.stdout
     created = [c.split()[1] for c in machine.calls("changed") if re.match("kind (create|delete)", c)]
     assert created == ["create", "delete", "create"]
 
@@ -266,7 +266,7 @@ def test_haproxy_that_refuses_its_file_says_why_and_goes_on_with_the_one_before(
     clustered.root.run("sed", "-i", "s/timeout connect 5s/timeout connect soon/", "/vagrant/provision/haproxy.cfg")
     refused = clustered.run_only("haproxy")
     assert refused.returncode == 1
-    assert "unexpected character 's' in 'timeout connect'" in refused.stderr and "does not accept" in refused.stderr
+    assert "unexpected character 's' in 'timeout connect'" in refused.stderr and "rejects" in refused.stderr
     assert clustered.root.run("systemctl", "is-active", "haproxy").stdout == "active\n"
     clustered.root.run("mv", "/usr/sbin/haproxy", "/usr/sbin/haproxy-away")
     missing = clustered.run_only("haproxy")
@@ -298,7 +298,7 @@ def test_deployment_that_never_becomes_ready_is_shown_with_its_reason_and_last_w
         "after 1 s still without deployment controller in metallb-system",
         "pod controller-7d9 in metallb-system is not ready: ImagePullBackOff: Back-off",
         "last words",
-        "Running this step again is safe",
+        "It is safe to run this step again",
     ):
         assert text in failed.stderr
     assert "coredns" not in failed.stderr
@@ -319,7 +319,7 @@ def test_unfit_machine_is_told_everything_that_is_wrong_before_anything_is_chang
         "CPUs; at least 9999",
         "GB free",
         "no network: https://github.com",
-        f"port {machine.environment['PORT_CONSOLE']} is taken",
+        f"port {machine.environment['PORT_CONSOLE']} is in use",
     ):
         assert text in refused.stderr
     assert not machine.calls("changed") and not (machine.root.root / "var/lib/mlops-poc").exists()
@@ -334,14 +334,14 @@ def test_start_after_a_run_that_ended_early_says_how_to_go_on(machine):
     """A second "vagrant up" runs the last step alone."""
     refused = machine.run_only("summary")
     assert refused.returncode == 1 and not machine.calls("call")
-    assert "an earlier run ended early. To go on from there: vagrant provision" in refused.stderr
+    assert "an earlier run failed or was interrupted. Continue with: vagrant provision" in refused.stderr
 
 
 def test_run_waits_for_an_earlier_one_that_is_still_going_on(machine):
     earlier = machine.root.start("flock", "/run/mlops-poc.lock", "sh", "-c", "echo began; sleep 3; echo ended")
     assert earlier.stdout.readline() == "began\n"
     later = machine.run_only("check", **machine.offline())
-    assert later.stdout.startswith("waiting at most 1800 s for an earlier run") and "== check" in later.stdout
+    assert later.stdout.startswith("waiting up to 1800 s for another run") and "== check" in later.stdout
     assert earlier.communicate()[0] == "ended\n" and earlier.returncode == 0
 
 
@@ -356,7 +356,7 @@ def test_no_network_in_the_middle_says_what_could_not_be_had(machine):
 def test_tampered_download_is_deleted_and_not_installed(machine):
     refused = machine.run_only("tools", "metallb", METALLB_SHA256="0" * 64)
     assert refused.returncode == 1
-    for text in ("metallb-native-v0.16.1.yaml has sha256", "step metallb failed", "dealt with: vagrant provision"):
+    for text in ("metallb-native-v0.16.1.yaml has sha256", "step metallb failed", "continue with: vagrant provision"):
         assert text in refused.stderr
     assert not list((machine.root.root / "var/cache").rglob("metallb-native*"))
 

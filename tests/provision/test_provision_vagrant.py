@@ -109,12 +109,12 @@ def test_host_is_told_all_that_is_wrong_with_it(tmp_path, capable):
     assert refused.returncode == 1
     for text in (
         "hardware virtualisation is off",
-        "takes 32768 MB of memory and this computer has 16000 MB",
+        "needs 32768 MB of memory and this computer has 16000 MB",
         "VM_MEMORY_MB=5120 vagrant up",
-        "takes 999 CPUs",
+        "needs 999 CPUs",
         "VM_CPUS=2 vagrant up",
         "GB of disk are free",
-        "port 21600 of this computer is taken",
+        "port 21600 of this computer is in use",
     ):
         assert text in refused.stderr
     assert "21601" not in refused.stderr

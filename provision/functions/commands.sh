@@ -1,22 +1,22 @@
-# How a step says what happens, and does it.
+# Logging, and running commands.
 # shellcheck shell=bash disable=SC2034,SC2153,SC2154 # these files read each other's settings
 
-# Says something in every mode. In a dry run standard output is the script that would run, so remarks go to standard error.
+# Logs in every mode. In a dry run, standard output is the printed script, so the log goes to standard error.
 log() {
   local message="$*"
   [[ ! -t 1 ]] || message=$'\e[1m'$message$'\e[0m'
   if [[ $MODE == dry-run ]]; then printf '%s\n' "$message" >&2; else printf '%s\n' "$message"; fi
 }
 
-# Says what is done now, which in the other modes it is not.
-doing() { [[ $MODE != run ]] || log "$@"; }
+# Logs the start of an action that only mode "run" performs.
+announce() { [[ $MODE != run ]] || log "$@"; }
 
 fail() {
   printf 'error: %s\n' "$*" >&2
   exit 1
 }
 
-quoted() { # arguments as one would type them
+quote() { # prints arguments as they would be typed in a shell
   local argument separator=
   for argument in "$@"; do
     [[ $argument =~ ^[A-Za-z0-9_./:=@%+,-]+$ ]] || argument=${argument@Q}
@@ -25,27 +25,27 @@ quoted() { # arguments as one would type them
   done
 }
 
-# Does a command, or prints it so that it can be copied.
+# Runs a command; in a dry run, prints it so that it can be copied.
 run() {
   case $MODE in
     run) "$@" ;;
-    dry-run) printf '%s\n' "$(quoted "$@")" ;;
+    dry-run) printf '%s\n' "$(quote "$@")" ;;
   esac
 }
 
-# The same for a command that talks also when all is well: what it said is shown only if it fails.
+# Runs a verbose command, and prints its output only if it fails.
 run_quietly() {
   local status=0
   [[ $MODE == run ]] || {
     run "$@"
     return
   }
-  "$@" &>"$WORK/said" || status=$?
-  ((status == 0)) || without_secrets <"$WORK/said" >&2
+  "$@" &>"$WORK/output" || status=$?
+  ((status == 0)) || mask_secrets <"$WORK/output" >&2
   return "$status"
 }
 
-# The same as run for a command that needs the network, with two more attempts and half an hour for each.
+# Runs a command that needs the network: up to three attempts, each with a timeout of half an hour.
 run_pull() {
   local attempt
   [[ $MODE == run ]] || {
@@ -56,17 +56,17 @@ run_pull() {
     # In the foreground, so that Ctrl-C reaches the command.
     if timeout --foreground 1800 "$@"; then return; fi
     ((attempt == 3)) || {
-      log "failed, again in $((attempt * 5)) s: $*"
+      log "failed, retrying in $((attempt * 5)) s: $*"
       sleep $((attempt * 5))
     }
   done
   return 1
 }
 
-# Is this done already? Only ever true when steps are really run: the other modes show or collect everything.
+# True if the command succeeds in mode "run". Always false in the other modes, which print or collect everything.
 already() { [[ $MODE == run ]] && "$@" &>/dev/null; }
 
-# Writes standard input to a file, unless it holds the same already: write_file PATH FILE-MODE
+# Writes standard input to a file, unless the file has the same content: write_file PATH FILE-MODE
 write_file() {
   local path=$1 mode=$2 content=$WORK/content
   cat >"$content"
@@ -77,12 +77,12 @@ write_file() {
         install -m "$mode" "$content" "$path"
       }
       ;;
-    dry-run) printf "install -D -m %s /dev/stdin '%s' <<'CONTENT'\n%s\nCONTENT\n" "$mode" "$path" "$(without_secrets <"$content")" ;;
+    dry-run) printf "install -D -m %s /dev/stdin '%s' <<'CONTENT'\n%s\nCONTENT\n" "$mode" "$path" "$(mask_secrets <"$content")" ;;
   esac
 }
 
-# No password on a screen or in a log, not even in a dry run. Python is not there before the docker step.
-without_secrets() {
+# Replaces MinIO's password, so that no output ever shows it. In awk, because the docker step installs Python.
+mask_secrets() {
   PASSWORD=${MINIO_ROOT_PASSWORD:-} awk '
     BEGIN { secret = ENVIRON["PASSWORD"] }
     {
