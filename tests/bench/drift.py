@@ -1,20 +1,19 @@
 #!/usr/bin/env python
-"""Replay traffic through two servers under a real Prometheus with the platform's rules, and print what fires and when.
+"""Replay traffic through two servers under a real Prometheus with the platform's rules, and print when alerts fire.
 
     python tests/bench/drift.py [--work DIR]
 
-Two models are made from four of five posts of 20 Newsgroups, with two seeds: the old version and the canary. Two real
-transformers serve them, Prometheus reads both as the platform's does, and the posts that no model has seen are sent to
-them, two to the old version for each one to the canary:
+Two models, stable and canary, are trained on four fifths of the posts of 20 Newsgroups with different seeds. Two real
+transformers serve them, and Prometheus scrapes both as on the platform. The unseen posts are sent to them, two requests
+to stable for each one to the canary:
 
-    1  posts alone                                          nothing may fire
-    2  a third of the texts are AWS documentation           the drift of both versions, within five minutes
-    3  posts alone again                                    nothing, once the last of the others is out of the window
-    4  a third of the canary's texts are AWS documentation  the drift of the canary alone
-    5  posts alone again
+    1  posts only                                           no alert may fire
+    2  a third of the texts are AWS documentation           both versions drift, within five minutes
+    3  posts only again                                     no alert, once the others have left the window
+    4  a third of the canary's texts are AWS documentation  only the canary drifts
+    5  posts only again
 
-Takes about half an hour, and needs prometheus. --work keeps models, data and logs there, and takes the models from
-there if they are already.
+Takes about half an hour, and needs prometheus. --work keeps models, data and logs in a folder, and re-uses its models.
 """
 
 import argparse
@@ -32,16 +31,16 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parent.parent
 ROOT = TESTS.parent
 sys.path[:0] = [str(TESTS), str(ROOT / "scripts")]
-OPTIONS = sys.argv[1:]  # conftest takes them away: KServe would parse them
+OPTIONS = sys.argv[1:]  # conftest removes them, because KServe would parse them
 
 from corpus.source import load_corpus  # noqa: E402
 from support.free_port import free_port  # noqa: E402
 from support.prometheus import configure, pod, query, run_prometheus  # noqa: E402
 from support.services import NAME, start, stop, wait_until_ready  # noqa: E402
 
-SEEDS = {"old": 0, "canary": 1}
-REQUESTS_A_SECOND = {"old": 2, "canary": 1}
-DOCUMENTS_A_REQUEST = 4
+SEEDS = {"stable": 0, "canary": 1}
+REQUESTS_PER_SECOND = {"stable": 2, "canary": 1}
+DOCUMENTS_PER_REQUEST = 4
 LONGEST_PHASE = 480
 
 
@@ -60,7 +59,7 @@ def main():
         url = stack.enter_context(run_prometheus(config, free_port()))
         traffic = {name: Traffic(service.url, unseen, others) for name, service in services.items()}
         for name, sender in traffic.items():
-            stack.enter_context(sender.sending(REQUESTS_A_SECOND[name]))
+            stack.enter_context(sender.sending(REQUESTS_PER_SECOND[name]))
         replay(url, traffic)
 
 
@@ -88,15 +87,15 @@ def serve(stack: contextlib.ExitStack, folder: Path):
 
 
 class Traffic:
-    """Sends documents to one server, a share of them from another corpus."""
+    """Send documents to one server, a share of them from another corpus."""
 
     def __init__(self, url: str, documents: list[str], others: list[str]):
         self.url, self.documents, self.others, self.share = f"{url}/v1/models/{NAME}:predict", documents, others, 0
         self.stopped = threading.Event()
 
     @contextlib.contextmanager
-    def sending(self, requests_a_second: float):
-        thread = threading.Thread(target=self.send, args=(requests_a_second,))
+    def sending(self, requests_per_second: float):
+        thread = threading.Thread(target=self.send, args=(requests_per_second,))
         thread.start()
         try:
             yield
@@ -104,12 +103,12 @@ class Traffic:
             self.stopped.set()
             thread.join()
 
-    def send(self, requests_a_second: float):
+    def send(self, requests_per_second: float):
         rng = random.Random(0)
-        while not self.stopped.wait(rng.expovariate(requests_a_second)):
+        while not self.stopped.wait(rng.expovariate(requests_per_second)):
             texts = [
                 rng.choice(self.others if rng.random() < self.share else self.documents)
-                for _ in range(DOCUMENTS_A_REQUEST)
+                for _ in range(DOCUMENTS_PER_REQUEST)
             ]
             body = json.dumps({"instances": texts}).encode()
             request = urllib.request.Request(self.url, body, {"Content-Type": "application/json"})
@@ -118,35 +117,35 @@ class Traffic:
 
 
 def replay(url: str, traffic: dict[str, Traffic]):
-    phase(url, traffic, "1  posts alone", {}, lambda firing, seconds: seconds > 300)
+    phase(url, traffic, "1  posts only", {}, lambda firing, seconds: seconds > 300)
     names = {name: version_of(url, name) for name in traffic}
-    say(f"old is {names['old']}, canary is {names['canary']}")
+    log(f"stable is {names['stable']}, canary is {names['canary']}")
 
     both = set(names.values())
-    phase(url, traffic, "2  a third is AWS documentation", {"old": 1 / 3, "canary": 1 / 3},
+    phase(url, traffic, "2  a third is AWS documentation", {"stable": 1 / 3, "canary": 1 / 3},
           lambda firing, _: drifted(firing) == both)  # fmt: skip
     show(url)
-    phase(url, traffic, "3  posts alone again", {}, lambda firing, _: not firing)
+    phase(url, traffic, "3  posts only again", {}, lambda firing, _: not firing)
     phase(url, traffic, "4  a third is AWS documentation, of the canary's texts", {"canary": 1 / 3},
           lambda firing, _: names["canary"] in drifted(firing))  # fmt: skip
     show(url)
-    phase(url, traffic, "5  posts alone again", {}, lambda firing, _: not firing)
+    phase(url, traffic, "5  posts only again", {}, lambda firing, _: not firing)
 
 
 def phase(url: str, traffic: dict[str, Traffic], title: str, shares: dict, finished):
-    """Send until it is finished, by what fires and for how many seconds it has lasted; print what changes."""
-    say(title)
+    """Send until finished(firing alerts, seconds) is true, and print every change of the alerts."""
+    log(title)
     for name, sender in traffic.items():
         sender.share = shares.get(name, 0)
     started, before = time.monotonic(), firing_now(url)
     while True:
         seconds, firing = time.monotonic() - started, firing_now(url)
-        for what, alerts in (("fires", firing - before), ("is over", before - firing)):
+        for what, alerts in (("firing", firing - before), ("resolved", before - firing)):
             for name, version, window in sorted(alerts):
-                say(f"    after {seconds:3.0f} s {what}: {name} {version} ({window})")
+                log(f"    after {seconds:3.0f} s {what}: {name} {version} ({window})")
         before = firing
         if finished(firing, seconds):
-            say(f"    done after {seconds:.0f} s; firing: {len(firing)}")
+            log(f"    done after {seconds:.0f} s; firing: {len(firing)}")
             return
         if seconds > LONGEST_PHASE:
             sys.exit(f"not as expected after {seconds:.0f} s; firing: {sorted(firing)}")
@@ -154,7 +153,7 @@ def phase(url: str, traffic: dict[str, Traffic], title: str, shares: dict, finis
 
 
 def firing_now(url: str) -> set[tuple]:
-    """Name, version and window of every alert that is on."""
+    """Return name, version and window of every firing alert."""
     alerts = query(url, 'ALERTS{alertstate="firing"}')
     return {tuple(labels.get(name, "") for name in ("alertname", "version", "window")) for labels, _ in alerts}
 
@@ -172,8 +171,8 @@ def show(url: str):
     subprocess.run([sys.executable, ROOT / "scripts/drift.py", "--prometheus", url, "--clusters", "6"], check=True)
 
 
-def say(what: str):
-    print(time.strftime("%H:%M:%S"), what, flush=True)
+def log(message: str):
+    print(time.strftime("%H:%M:%S"), message, flush=True)
 
 
 if __name__ == "__main__":

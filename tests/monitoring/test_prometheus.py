@@ -58,7 +58,7 @@ def test_rules_fire_and_stay_silent_as_their_unit_tests_say(name):
     assert "SUCCESS" in promtool("test", "rules", f"{name}.yml", cwd=ROOT / "tests/monitoring/rules")
 
 
-def test_rules_ask_for_metrics_that_the_servers_have():
+def test_rules_use_metrics_that_the_servers_export():
     import kserve.metrics  # noqa: F401
 
     exposed = {sample for family in prometheus_client.REGISTRY.collect() for sample in names(family)}
@@ -71,7 +71,7 @@ def names(family) -> list[str]:
     return [family.name + suffix for suffix in suffixes]
 
 
-def test_every_alert_has_a_line_for_the_operator():
+def test_every_alert_has_a_section_for_the_operator():
     page = (ROOT / "docs/monitoring.md").read_text()
     for alert in alerts():
         document, _, anchor = alert["annotations"]["runbook_url"].partition("#")
@@ -81,7 +81,7 @@ def test_every_alert_has_a_line_for_the_operator():
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory):
-    """Prometheus, with a pod that serves the metrics of a model; gives its URL, and the model's metrics."""
+    """Run Prometheus and a pod that exports the metrics of a model; yields its URL and the metrics."""
     port = free_port()
     server, thread = prometheus_client.start_http_server(port, "127.0.0.1")
     metrics = Metrics("watched", "v1", Clusters.of_summary(SUMMARY), SUMMARY)
@@ -99,7 +99,7 @@ def watched(tmp_path_factory):
     thread.join()
 
 
-def test_pods_are_found_by_their_annotations_and_named_by_their_labels(watched):
+def test_pods_are_discovered_by_their_annotations_and_named_by_their_labels(watched):
     url, _ = watched
     ((labels, _),) = wait_for(lambda: query(url, "up == 1"), 30)
     port = urllib.parse.urlsplit(f"//{labels['instance']}").port
@@ -113,12 +113,12 @@ def test_pods_are_found_by_their_annotations_and_named_by_their_labels(watched):
         "component": "transformer",
         "version": "of-the-label",
     }
-    # What a transformer says of its version wins over the label of its pod.
+    # The version in a transformer's metrics takes precedence over the label of its pod.
     ((labels, share),) = wait_for(lambda: query(url, 'textclustering_trained_share{cluster="7"}'), 30)
     assert (labels["version"], labels["about"], share) == ("v1", "orbit moon nasa", pytest.approx(0.9 * 0.75))
 
 
-def test_a_person_sees_which_clusters_grow_and_which_shrink(watched):
+def test_drift_shows_which_clusters_grow_and_which_shrink(watched):
     url, metrics = watched
     for _ in range(4):  # over some scrapes
         before = query(url, "sum(textclustering_documents_total)")
@@ -133,7 +133,7 @@ def test_a_person_sees_which_clusters_grow_and_which_shrink(watched):
     assert re.fullmatch(r" +7 orbit moon nasa +67.5% +0.0% +0.0% +-67.5", shrunk)
 
 
-def test_no_prometheus_is_a_line(tmp_path):
+def test_unreachable_prometheus_is_one_line(tmp_path):
     run = drift("--prometheus", f"http://127.0.0.1:{free_port()}")
     assert run.returncode == 1 and run.stderr.count("\n") == 1
     assert "drift.py: Prometheus does not respond" in run.stderr

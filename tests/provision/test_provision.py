@@ -1,4 +1,4 @@
-"""provision/: the scripts themselves, what a dry run of them prints, and what a mirror holds."""
+"""provision/: the scripts, the output of a dry run, and the contents of a mirror."""
 
 import json
 import re
@@ -49,11 +49,11 @@ def test_every_image_and_version_is_pinned_and_used():
             assert re.fullmatch("[0-9a-f]{64}", value)
 
 
-def test_steps_are_run_in_the_order_of_their_names(rehearsal):
+def test_steps_run_in_the_order_of_their_names(rehearsal):
     assert rehearsal.run("--list").stdout.split() == STEPS
 
 
-def test_help_explains_and_wrong_arguments_are_refused(rehearsal):
+def test_help_lists_the_options_and_wrong_arguments_are_rejected(rehearsal):
     shown = rehearsal.run("--help")
     assert shown.returncode == 0 and "--dry-run" in shown.stdout and "MIRROR_DIR" in shown.stdout
     wrong = rehearsal.run("--only", "kserv")
@@ -65,7 +65,7 @@ def test_help_explains_and_wrong_arguments_are_refused(rehearsal):
 # --- Dry run, with upstream's real manifests ---
 
 
-def test_dry_run_prints_every_step_in_order_and_does_nothing(dry_run):
+def test_dry_run_prints_every_step_in_order_and_changes_nothing(dry_run):
     assert re.findall(r"^# == ([a-z-]+) ", dry_run, re.MULTILINE) == STEPS
     for command in (
         "apt-get install",
@@ -85,11 +85,11 @@ def test_dry_run_is_a_script_that_bash_can_parse(dry_run):
     assert check.returncode == 0, check.stderr
 
 
-def test_password_is_not_shown(dry_run):
+def test_dry_run_masks_the_password(dry_run):
     assert PASSWORD not in dry_run and 'MINIO_ROOT_PASSWORD="********"' in dry_run
 
 
-def test_short_password_is_refused_before_anything_is_installed(rehearsal):
+def test_short_password_is_rejected_before_anything_is_installed(rehearsal):
     refused = rehearsal.run("--dry-run", "--only", "minio", MINIO_ROOT_PASSWORD="short")
     assert refused.returncode == 1 and "MINIO_ROOT_PASSWORD must be at least 8 characters" in refused.stderr
     assert " short" not in refused.stderr
@@ -108,7 +108,7 @@ def mirrored(tmp_path_factory, real):
     return rehearsal
 
 
-def test_mirror_holds_every_image_and_file_that_any_step_names(dry_run, mirrored):
+def test_mirror_contains_every_image_and_file_that_any_step_uses(dry_run, mirrored):
     output = dry_run
     archives = {
         json.loads(subprocess.run(["tar", "-xOf", a, "manifest.json"], capture_output=True, check=True).stdout)[0][
@@ -118,7 +118,7 @@ def test_mirror_holds_every_image_and_file_that_any_step_names(dry_run, mirrored
     }
     replacements = dict(line.split() for line in (mirrored.mirror / "image-map").read_text().splitlines())
     held = {name.removeprefix("docker.io/").removeprefix("library/") for name in archives}
-    # The transformer's base is not needed where the built image is.
+    # With the built image, its base image is not needed.
     named = images_named_in(output) - {versions()["PYTHON_IMAGE"]}
     assert len(named) > 25 and versions()["TRANSFORMER_IMAGE"] in named
     missing = {
@@ -137,7 +137,7 @@ def test_mirror_holds_every_image_and_file_that_any_step_names(dry_run, mirrored
     assert list((mirrored.mirror / "wheels").iterdir())
 
 
-def test_with_a_mirror_no_step_needs_a_network_and_no_image_needs_its_digest(tmp_path, real, mirrored):
+def test_with_a_mirror_no_step_needs_a_network_and_no_image_its_digest(tmp_path, real, mirrored):
     rehearsal = Rehearsal(tmp_path / "rehearsal", real)
     shown = rehearsal.run("--dry-run", MIRROR_DIR=str(mirrored.mirror), **rehearsal.offline())
     assert shown.returncode == 0, shown.stderr
@@ -154,7 +154,7 @@ def test_with_a_mirror_no_step_needs_a_network_and_no_image_needs_its_digest(tmp
     assert loaded == {a.name for a in (mirrored.mirror / "images").glob("*.tar")}
 
 
-def test_mirror_without_a_file_or_an_unfinished_one_is_refused(rehearsal):
+def test_incomplete_mirror_is_rejected(rehearsal):
     unfinished = rehearsal.folder / "mirror"
     unfinished.mkdir()
     refused = rehearsal.run(MIRROR_DIR=str(unfinished))
@@ -181,7 +181,7 @@ image: kserve/agent:v0.20.0
 """.format("a" * 64)
 
 
-def test_images_are_found_wherever_a_manifest_names_them():
+def test_images_are_found_anywhere_in_a_manifest():
     assert manifests_py("images", text=IMAGES).stdout.split() == [
         "kserve/agent:v0.20.0",
         "quay.io/a/b:1@sha256:" + "a" * 64,

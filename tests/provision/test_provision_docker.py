@@ -1,6 +1,6 @@
-"""The functions that deal with images, with a real Docker engine and a real registry (Debian's docker-registry).
+"""The functions for images, with a real Docker engine and a real registry (Debian's docker-registry) on port 21500.
 
-Needs "docker info" to work; not part of a run without an engine. Port 21500 is the registry's.
+Skipped unless "docker info" works.
 """
 
 import json
@@ -31,7 +31,7 @@ def docker(*arguments):
 
 
 def step(text, **environment):
-    """Runs a line of a step."""
+    """Run a line of a step."""
     return subprocess.run(
         ["bash", "-c", f'source "{PROVISION}/functions.sh"\n{text}'],
         capture_output=True,
@@ -42,7 +42,7 @@ def step(text, **environment):
 
 @pytest.fixture(scope="module")
 def digest(tmp_path_factory):
-    """A registry with one image; the digest that it has there."""
+    """Run a registry with one image; yields the digest of the image."""
     folder = tmp_path_factory.mktemp("registry")
     (folder / "config.yml").write_text(
         f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {folder}/data}}}}\nhttp: {{addr: {REGISTRY}}}\n"
@@ -84,7 +84,7 @@ def tags_in(archive):
 
 
 @pytest.mark.parametrize("suffix", [":1", "@", ":1@"])
-def test_image_goes_from_a_registry_into_a_mirror_and_from_there_into_docker(tmp_path, digest, suffix):
+def test_image_is_mirrored_from_a_registry_and_loaded_into_docker(tmp_path, digest, suffix):
     reference = NAME + suffix + (digest if suffix.endswith("@") else "")
     forget()
     filled = step(f"provide_image {reference}", MODE="mirror", MIRROR_DIR=str(tmp_path))
@@ -105,6 +105,6 @@ def test_image_goes_from_a_registry_into_a_mirror_and_from_there_into_docker(tmp
     assert f"Loaded image: {replacement}" in loaded.stdout
 
 
-def test_image_that_cannot_be_had_is_named(tmp_path, digest):
+def test_error_names_an_image_that_cannot_be_pulled(tmp_path, digest):
     pull = step(f"sleep() {{ :; }}; provide_image {NAME}:never docker")
     assert pull.returncode == 1 and f"error: cannot pull {NAME}:never" in pull.stderr

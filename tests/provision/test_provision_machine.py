@@ -1,6 +1,6 @@
-"""provision/ on a real Debian 12: each step from nothing, twice, and killed in its middle; its errors.
+"""provision/ on a real Debian 12: each step on an empty machine, repeated, and killed halfway; and its errors.
 
-provision_machine.py says what on it is real and what stands in.
+support/provision_machine.py lists the real components and the test doubles.
 """
 
 import json
@@ -17,10 +17,10 @@ from support.provision_machine import Machine, empty_machine, settings
 from support.provision_rehearsal import PASSWORD, Rehearsal
 from support.upstream_files import versions
 
-# --- The first two steps, from nothing ---
+# --- The first two steps on an empty machine ---
 
 
-def test_empty_debian_is_found_fit_and_gets_its_packages(installed):
+def test_empty_debian_passes_the_check_and_gets_its_packages(installed):
     folder = installed[0].parent
     check, docker = ((folder / f"{step}.txt").read_text() for step in ("check", "docker"))
     assert check.startswith("0\n") and "this machine is suitable" in check
@@ -28,7 +28,7 @@ def test_empty_debian_is_found_fit_and_gets_its_packages(installed):
     assert "installing docker.io" in docker and "Unpacking" not in docker
 
 
-def test_apt_that_fails_says_why_also_where_there_is_no_python_yet(tmp_path, debian):
+def test_apt_failure_is_reported_even_without_python(tmp_path, debian):
     root = empty_machine(tmp_path / "root", debian)
     try:
         (root.root / "etc/apt/apt.conf.d/full").write_text('DPkg::Pre-Invoke { "echo the disk is full; false"; };\n')
@@ -39,7 +39,7 @@ def test_apt_that_fails_says_why_also_where_there_is_no_python_yet(tmp_path, deb
         root.remove()
 
 
-def test_docker_engine_runs_afterwards_for_vagrant_too_and_a_second_run_changes_nothing(tmp_path, installed, debian):
+def test_docker_engine_runs_and_vagrant_can_use_it_and_a_second_run_changes_nothing(tmp_path, installed, debian):
     root = DebianRoot(tmp_path / "root", installed).boot()
     try:
         assert root.run("docker", "info").returncode == 0
@@ -59,7 +59,7 @@ def test_docker_engine_runs_afterwards_for_vagrant_too_and_a_second_run_changes_
         root.remove()
 
 
-def test_power_cut_in_the_middle_of_apt_is_mended_by_running_the_step_again(tmp_path, debian, installed):
+def test_running_the_step_again_repairs_a_power_cut_during_apt(tmp_path, debian, installed):
     root = empty_machine(tmp_path / "root", debian)
     try:
         cut = root.start("/vagrant/provision/all.sh", "--only", "docker", **settings())
@@ -84,7 +84,7 @@ def test_power_cut_in_the_middle_of_apt_is_mended_by_running_the_step_again(tmp_
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory, installed, small):
-    """A machine on which everything was run once, uninterrupted."""
+    """A machine on which all steps have run once, uninterrupted."""
     machine = Machine(tmp_path_factory.mktemp("built") / "machine", installed, small)
     machine.first = machine.run()
     assert machine.first.returncode == 0, machine.first.stdout + machine.first.stderr
@@ -92,7 +92,7 @@ def built(tmp_path_factory, installed, small):
     machine.remove()
 
 
-def test_run_ends_with_what_runs_where_and_the_next_command(built):
+def test_run_ends_with_versions_addresses_and_the_next_command(built):
     summary = built.first.stdout.partition("== summary")[2]
     for text in (
         "Kubernetes      v1.34.11",
@@ -104,22 +104,22 @@ def test_run_ends_with_what_runs_where_and_the_next_command(built):
         assert text in summary
 
 
-def test_tools_are_there_in_their_versions(built):
+def test_tools_are_installed_in_their_versions(built):
     for command, version in (("kubectl version --client", "KUBECTL"), ("helm version --short", "HELM")):
         shown = built.root.run("env", *[f"{k}={v}" for k, v in built.environment.items()], *command.split()).stdout
         assert built.environment.get(f"{version}_VERSION", versions()[f"{version}_VERSION"]) in shown
 
 
-def test_haproxy_runs_with_what_the_step_wrote(built):
+def test_haproxy_runs_with_the_configuration_of_the_step(built):
     assert built.root.run("systemctl", "is-active", "haproxy").stdout == "active\n"
     url = f"http://127.0.0.1:{built.environment['PORT_KSERVE']}/"
     answer = built.root.run("curl", "--silent", "--write-out", "%{http_code}", url)
-    assert answer.stdout.endswith("404")  # the gateway's word for a host that it does not know
+    assert answer.stdout.endswith("404")  # the gateway's status for an unknown host
     refused = built.root.run("curl", "--silent", "--header", f"Content-Length: {1 << 30}", "--data", "x", url)
     assert refused.stdout == '{"error": "the body is larger than 10485760 bytes"}'
 
 
-def test_python_environment_belongs_to_the_user_and_holds_the_packages(built):
+def test_python_environment_belongs_to_the_user_and_has_the_packages(built):
     venv = built.root.root / "home/vagrant/venv"
     assert venv.stat().st_uid == (built.root.root / "home/vagrant").stat().st_uid != 0
     held = built.root.run("/home/vagrant/venv/bin/python", "-c", "import tiny_package")
@@ -148,7 +148,7 @@ def test_second_run_changes_nothing(built):
     assert "creating" not in again.stdout and "installing" not in again.stdout and "building" in again.stdout
 
 
-def test_machine_that_was_halted_comes_back_when_its_services_answer(built):
+def test_summary_after_a_restart_waits_until_the_services_respond(built):
     name, host = "textclustering", "textclustering.kserve-textclustering.example.com"
     parts = {"predictor": f"{name}-predictor.x.example.com", "transformer": f"{name}-transformer.x.example.com"}
     components = {part: {"url": f"http://{at}", "latestRolledoutRevision": "r"} for part, at in parts.items()}
@@ -190,7 +190,7 @@ KILLS = {
 }
 
 
-def test_platform_that_was_killed_in_every_step_ends_up_like_one_that_was_not(machine, built):
+def test_platform_that_was_killed_in_every_step_ends_like_an_uninterrupted_one(machine, built):
     assert list(KILLS) == machine.run("--list").stdout.split()[2:]
     for step, kills in KILLS.items():
         for kill in kills:
@@ -214,7 +214,7 @@ def test_platform_is_built_from_a_mirror_without_a_network(machine, tmp_path, sm
     assert not [c for c in machine.calls("call") if re.search(r"crictl pull|docker pull|docker build|curl .*https", c)]
 
 
-def test_lock_records_every_file_and_then_has_the_last_word(built, machine):
+def test_lock_records_every_file_and_takes_precedence(built, machine):
     lock = (built.root.root / "var/lib/mlops-poc/versions.lock").read_text()
     for name in ("kind-v0.33.0", "metallb-native-v0.16.1.yaml", "istiod-1.27.1.tgz"):
         assert re.search(rf"^[0-9a-f]{{64}}  {re.escape(name)}", lock, re.MULTILINE)
@@ -229,7 +229,7 @@ def test_lock_records_every_file_and_then_has_the_last_word(built, machine):
 # --- One step and another ---
 
 
-def test_cluster_whose_node_never_became_ready_is_made_anew(machine):
+def test_cluster_whose_node_never_became_ready_is_recreated(machine):
     broken = machine.run_only("tools", "kind", STAND_IN_NEVER_READY="node")
     assert broken.returncode == 1 and "waiting for a ready node" in broken.stderr
     assert "node mlops-poc-control-plane is not ready: container runtime network not ready" in broken.stderr
@@ -261,7 +261,7 @@ def test_pool_is_the_end_of_the_kind_networks_ipv4_subnet(clustered):
     assert "server istio-ingressgateway 192.168.7.200:80" in written
 
 
-def test_haproxy_that_refuses_its_file_says_why_and_goes_on_with_the_one_before(clustered):
+def test_haproxy_keeps_its_configuration_if_it_rejects_the_new_one(clustered):
     assert clustered.run_only("metallb", "istio", "haproxy").returncode == 0
     clustered.root.run("sed", "-i", "s/timeout connect 5s/timeout connect soon/", "/vagrant/provision/haproxy.cfg")
     refused = clustered.run_only("haproxy")
@@ -275,7 +275,7 @@ def test_haproxy_that_refuses_its_file_says_why_and_goes_on_with_the_one_before(
     )
 
 
-def test_generated_password_is_kept_by_later_runs_and_a_new_one_restarts_minio(clustered):
+def test_later_runs_keep_a_generated_password_and_a_new_one_restarts_minio(clustered):
     first = clustered.run_only("minio", MINIO_ROOT_PASSWORD="generate")
     assert first.returncode == 0, first.stderr
     credentials = (clustered.root.root / "home/vagrant/minio.env").read_text()
@@ -288,8 +288,8 @@ def test_generated_password_is_kept_by_later_runs_and_a_new_one_restarts_minio(c
     assert [c for c in clustered.calls("changed") if c.startswith(restarts)]
 
 
-def test_deployment_that_never_becomes_ready_is_shown_with_its_reason_and_last_words(clustered):
-    # The waits of a run are minutes long; the copy that is run here waits for seconds.
+def test_deployment_that_never_becomes_ready_is_reported_with_reason_and_log(clustered):
+    # Timeouts are minutes; in the copy that runs here they are seconds.
     for script in (clustered.repository / "provision").glob("*-metallb.sh"):
         script.write_text(script.read_text().replace("wait_for_deployments 300", "wait_for_deployments 1"))
     failed = clustered.run_only("metallb", STAND_IN_NEVER_READY="controller")
@@ -307,7 +307,7 @@ def test_deployment_that_never_becomes_ready_is_shown_with_its_reason_and_last_w
 # --- Errors ---
 
 
-def test_unfit_machine_is_told_everything_that_is_wrong_before_anything_is_changed(machine):
+def test_check_reports_all_problems_before_anything_is_changed(machine):
     (machine.root.root / "etc/os-release").unlink()
     (machine.root.root / "etc/os-release").write_text('ID=fedora\nVERSION_ID="42"\n')
     with socket.create_server(("127.0.0.1", int(machine.environment["PORT_CONSOLE"]))):
@@ -325,19 +325,19 @@ def test_unfit_machine_is_told_everything_that_is_wrong_before_anything_is_chang
     assert not machine.calls("changed") and not (machine.root.root / "var/lib/mlops-poc").exists()
 
 
-def test_nobody_but_root_may_begin(machine):
+def test_only_root_can_run_it(machine):
     refused = machine.root.run("runuser", "--user", "vagrant", "--", "/vagrant/provision/all.sh", HOME="/home/vagrant")
     assert refused.returncode == 1 and "must run as root: sudo /vagrant/provision/all.sh" in refused.stderr
 
 
-def test_start_after_a_run_that_ended_early_says_how_to_go_on(machine):
-    """A second "vagrant up" runs the last step alone."""
+def test_start_after_a_failed_run_reports_how_to_continue(machine):
+    """A second "vagrant up" runs only the last step."""
     refused = machine.run_only("summary")
     assert refused.returncode == 1 and not machine.calls("call")
     assert "an earlier run failed or was interrupted. Continue with: vagrant provision" in refused.stderr
 
 
-def test_run_waits_for_an_earlier_one_that_is_still_going_on(machine):
+def test_run_waits_for_another_run_to_finish(machine):
     earlier = machine.root.start("flock", "/run/mlops-poc.lock", "sh", "-c", "echo began; sleep 3; echo ended")
     assert earlier.stdout.readline() == "began\n"
     later = machine.run_only("check", **machine.offline())
@@ -345,7 +345,7 @@ def test_run_waits_for_an_earlier_one_that_is_still_going_on(machine):
     assert earlier.communicate()[0] == "ended\n" and earlier.returncode == 0
 
 
-def test_no_network_in_the_middle_says_what_could_not_be_had(machine):
+def test_error_without_a_network_names_the_download(machine):
     offline = machine.run("--only", "tools", PROVISION_USER="root", **machine.offline())
     assert offline.returncode == 1 and "sudo /vagrant/provision/all.sh --from tools" in offline.stderr
     assert (

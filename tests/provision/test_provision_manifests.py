@@ -1,4 +1,4 @@
-"""The manifests that the steps apply, rendered from upstream's real ones."""
+"""The manifests that the steps apply, rendered from the real ones of upstream."""
 
 import json
 import re
@@ -20,7 +20,7 @@ def workloads(manifests):
 
 
 def containers_in(value, path=()):
-    """Everything that has an image, wherever it stands: in a pod's template, a serving runtime, MinIO's tenant."""
+    """Yield everything with an image: in a pod template, a serving runtime, MinIO's tenant."""
     if isinstance(value, dict):
         if isinstance(value.get("image"), str):
             yield "/".join(map(str, path)), value
@@ -32,7 +32,7 @@ def containers_in(value, path=()):
 
 
 def pull_policy(container):
-    """What the API server makes of a container: https://kubernetes.io/docs/concepts/containers/images/#imagepullpolicy-defaulting"""
+    """Return the policy that the API server sets for a container: https://kubernetes.io/docs/concepts/containers/images/#imagepullpolicy-defaulting"""
     _, at, _ = container["image"].partition("@")
     _, _, tag = container["image"].rpartition("/")[2].partition(":")
     return container.get("imagePullPolicy") or ("IfNotPresent" if at or tag not in ("", "latest") else "Always")
@@ -42,29 +42,29 @@ def pull_policy(container):
     ("image", "policy"),
     [("auto", "Always"), ("a/b:latest", "Always"), ("a:5000/b", "Always"), ("a/b:1", "IfNotPresent")],
 )
-def test_image_without_a_version_would_be_pulled_each_time(image, policy):
+def test_image_without_a_version_is_always_pulled(image, policy):
     assert pull_policy({"image": image}) == policy
     assert pull_policy({"image": image, "imagePullPolicy": "IfNotPresent"}) == "IfNotPresent"
 
 
-def test_nothing_needs_a_registry_for_an_image_that_is_in_the_node(dry_run, manifests):
+def test_no_image_in_the_node_is_pulled_again(dry_run, manifests):
     found = [(m, place, c) for m in manifests if not is_type(m) for place, c in containers_in(m)]
     assert len(found) >= 20
     wrong = [
         f"{m['metadata']['name']}: {place}: {c['image']}" for m, place, c in found if pull_policy(c) != "IfNotPresent"
     ]
     assert not wrong
-    # What a controller or a webhook puts into a pod later has no policy of its own, so its image needs a version.
+    # Images that a controller or webhook inserts later have no policy, so they need a version.
     later = images_named_in(dry_run)
     assert later and not [i for i in later if pull_policy({"image": i}) != "IfNotPresent"]
     assert "imagePullPolicy: Always" not in dry_run
 
 
-def test_no_image_is_fetched_for_a_template_that_nothing_uses(dry_run):
+def test_no_image_is_pulled_for_an_unused_template(dry_run):
     assert "busybox" not in dry_run
 
 
-def test_platform_goes_before_what_is_deployed_on_a_full_node(manifests):
+def test_platform_pods_have_priority_on_a_full_node(manifests):
     pods = {name_of(m): m["spec"]["template"]["spec"] for m in workloads(manifests)}
     pods |= {name_of(m): m["spec"] for m in manifests if m["kind"] == "Tenant"}
     assert len(pods) == 17
@@ -73,7 +73,7 @@ def test_platform_goes_before_what_is_deployed_on_a_full_node(manifests):
     )
 
 
-def test_pods_of_a_service_pass_the_restricted_level_of_pod_security(manifests):
+def test_pods_of_a_service_meet_the_restricted_level_of_pod_security(manifests):
     """https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted"""
     (storage,) = [m["spec"]["container"] for m in manifests if m["kind"] == "ClusterStorageContainer"]
     (server,) = [m["spec"]["containers"][0] for m in manifests if m["kind"] == "ClusterServingRuntime"]
@@ -83,7 +83,7 @@ def test_pods_of_a_service_pass_the_restricted_level_of_pod_security(manifests):
         assert context["capabilities"] == {"drop": ["ALL"]} and context["seccompProfile"] == {"type": "RuntimeDefault"}
 
 
-def test_types_are_known_to_the_cluster_before_anything_is_of_them(dry_run):
+def test_resource_types_are_established_before_their_instances_are_applied(dry_run):
     parts = re.split(r"^until kubectl wait --for=condition=Established --timeout=30s .*$", dry_run, flags=re.MULTILINE)
     assert len(parts) > 6  # MetalLB, cert-manager, Istio, Knative, KServe, MinIO
     waited = " ".join(re.findall(r"^until kubectl wait --for=condition=Established (.*);", dry_run, re.MULTILINE))
@@ -111,7 +111,7 @@ def test_all_requests_together_leave_most_of_two_cpus_free(manifests):
     assert max(requests.values()) <= 100, requests
 
 
-def test_kserve_is_its_controller_in_knative_mode_and_the_scikit_learn_server(manifests):
+def test_kserve_has_its_controller_in_knative_mode_and_only_the_scikit_learn_server(manifests):
     names = {(m["kind"], m["metadata"]["name"]) for m in manifests}
     assert [n for k, n in names if k == "ClusterServingRuntime"] == ["kserve-sklearnserver"]
     assert ("Deployment", "kserve-controller-manager") in names
@@ -122,7 +122,7 @@ def test_kserve_is_its_controller_in_knative_mode_and_the_scikit_learn_server(ma
     assert all(json.loads(text) is not None for key, text in config.items() if key != "_example")
 
 
-def test_knative_serves_example_com_and_asks_no_registry_for_images_of_docker_hub(manifests):
+def test_knative_serves_example_com_and_resolves_no_tags_of_docker_hub(manifests):
     configs = {m["metadata"]["name"]: m["data"] for m in manifests if m["kind"] == "ConfigMap"}
     assert "example.com" in configs["config-domain"]
     assert "index.docker.io" in configs["config-deployment"]["registries-skipping-tag-resolving"].split(",")
@@ -159,7 +159,7 @@ def test_prometheus_has_its_rules_a_volume_and_the_port_of_the_readme(manifests)
     assert volumes["data"]["persistentVolumeClaim"]["claimName"] == ours["PersistentVolumeClaim"]["metadata"]["name"]
 
 
-def test_istio_gateway_gets_its_proxy_from_a_config_map_that_names_the_image_in_full(manifests):
+def test_istio_takes_the_gateways_image_from_a_config_map_with_its_full_reference(manifests):
     injector = next(m for m in manifests if m["metadata"]["name"] == "istio-sidecar-injector")
     assert (
         json.loads(injector["data"]["values"])["global"]["proxy"]["image"]
@@ -167,7 +167,7 @@ def test_istio_gateway_gets_its_proxy_from_a_config_map_that_names_the_image_in_
     )
 
 
-def test_types_and_objects_are_all_that_is_in_a_manifest(real):
+def test_types_and_objects_together_are_the_whole_manifest(real):
     files, _ = real
     text = files[upstream_files.addresses()["KNATIVE_SERVING_CORE"]].read_text()
     types, objects = (
@@ -184,8 +184,8 @@ def test_types_and_objects_are_all_that_is_in_a_manifest(real):
 
 @pytest.fixture(scope="session")
 def schemas():
-    """Kubernetes' OpenAPI definitions as strict JSON schemas: a field that Kubernetes does not know is an error."""
-    # Of the pinned minor version; the module proxy does not give out every patch of it.
+    """Kubernetes' OpenAPI definitions as strict JSON schemas: unknown fields are errors."""
+    # Of the pinned minor version; the module proxy does not have every patch release.
     module = "k8s.io/kubernetes@v1.34.2"
     assert module.rpartition(".")[0].endswith(versions()["KUBECTL_VERSION"].rpartition(".")[0])
     path = upstream_files.download_of(module, "api/openapi-spec/swagger.json")
@@ -207,7 +207,7 @@ def without_nulls(value):
     return [without_nulls(v) for v in value] if isinstance(value, list) else value
 
 
-def test_manifests_follow_the_schemas_of_the_pinned_kubernetes(manifests, schemas):
+def test_manifests_match_the_schemas_of_the_pinned_kubernetes(manifests, schemas):
     import jsonschema
 
     names = {

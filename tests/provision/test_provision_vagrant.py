@@ -1,4 +1,4 @@
-"""Vagrantfile, the check of the host, and the picture of the design."""
+"""Vagrantfile, the check of the host, and the architecture diagram."""
 
 import os
 import re
@@ -41,7 +41,7 @@ def test_vagrantfile_is_valid_for_libvirt(tmp_path, settings):
 
 @vagrant
 def test_vagrantfile_is_valid_for_virtualbox(tmp_path):
-    """VirtualBox itself is not in Debian, so only what Vagrant checks without it."""
+    """Without VirtualBox, which is not in Debian, Vagrant checks everything but the provider."""
     mirror = tmp_path / "mirror"
     mirror.mkdir()
     check = validate(
@@ -56,7 +56,7 @@ def test_vagrantfile_is_valid_for_virtualbox(tmp_path):
 
 @vagrant
 def test_every_step_is_a_named_provisioner_and_the_summary_runs_at_each_start(tmp_path):
-    """Vagrant's own loader reads the Vagrantfile and tells what it made of it."""
+    """Let Vagrant load the Vagrantfile and print its provisioners."""
     shutil.copytree(PROVISION, tmp_path / "provision")
     before, end, after = (ROOT / "Vagrantfile").read_text().rpartition("\nend\n")
     assert end and not after
@@ -94,7 +94,7 @@ def test_capable_host_is_accepted(capable):
     assert host_check("12288", "1", "0", "4800", "1", "21601", **capable).returncode == 0
 
 
-def test_computer_with_8_gib_and_4_cpus_is_enough(tmp_path, capable):
+def test_computer_with_8_gib_and_4_cpus_suffices(tmp_path, capable):
     (tmp_path / "meminfo").write_text("MemTotal:       7900000 kB\n")
     v = versions()
     sizes = [v[name] for name in ("VM_MEMORY_MB", "VM_CPUS", "MIN_DISK_GB", "MIN_MEMORY_MB", "MIN_CPUS")]
@@ -102,7 +102,7 @@ def test_computer_with_8_gib_and_4_cpus_is_enough(tmp_path, capable):
     assert int(v["VM_CPUS"]) <= 4 and "MB of memory" not in refused
 
 
-def test_host_is_told_all_that_is_wrong_with_it(tmp_path, capable):
+def test_check_of_the_host_reports_all_problems(tmp_path, capable):
     (tmp_path / "cpuinfo").write_text("flags : fpu sse\n")
     with socket.create_server(("127.0.0.1", 21600)):
         refused = host_check("32768", "999", "9999999", "4800", "2", "21600", "21601", **capable)
@@ -120,7 +120,7 @@ def test_host_is_told_all_that_is_wrong_with_it(tmp_path, capable):
     assert "21601" not in refused.stderr
 
 
-def test_picture_names_the_ports_that_are_set_and_fits_a_readme():
+def test_diagram_shows_the_ports_and_fits_a_readme():
     source = (PROVISION / "diagram.dot").read_text()
     for setting in ("PORT_MINIO", "PORT_CONSOLE", "PORT_KSERVE", "PORT_PROMETHEUS"):
         assert versions()[setting] in source
@@ -129,7 +129,7 @@ def test_picture_names_the_ports_that_are_set_and_fits_a_readme():
 
 
 @pytest.mark.skipif(not shutil.which("dot"), reason="Graphviz is not installed")
-def test_picture_can_be_made_from_its_source(tmp_path):
+def test_diagram_can_be_rendered(tmp_path):
     made = subprocess.run(
         ["dot", "-Tpng", PROVISION / "diagram.dot", "-o", tmp_path / "diagram.png"], capture_output=True, text=True
     )

@@ -1,8 +1,8 @@
-"""A Debian 12 on which the steps are really run.
+"""A Debian 12 on which the steps run.
 
-Real: everything that the distribution brings (apt, dpkg, systemd, HAProxy, Docker's engine, curl, Python, pip), kubectl's
-rendering and Helm. Stand-ins, because no image can be pulled and no node runs here: kind, kubectl's talk to a cluster, and
-what Docker does with images and containers.
+Real: everything that the distribution provides (apt, dpkg, systemd, HAProxy, Docker's engine, curl, Python, pip),
+kubectl's rendering and Helm. Test doubles, because images cannot be pulled and a node cannot run here: kind, kubectl's
+requests to a cluster, and Docker's images and containers.
 """
 
 import contextlib
