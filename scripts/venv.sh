@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Make the Python environment scripts/.venv, or bring it up to date.
+# Create the Python environment scripts/.venv, or update it.
 #   scripts/venv.sh REQUIREMENTS.txt ...
-# Done again only when one of the requirements files has changed.
+# Does nothing if the same requirements files are already installed.
 set -euo pipefail
 
 venv=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/.venv
@@ -10,7 +10,7 @@ stamp=$venv/requirements.cksum
 find_python() {
   local python
   for python in python3.11 python3.12 python3; do
-    # numpy of the predictor image needs 3.11, kserve of the predictor image ends at 3.12
+    # the numpy of the predictor image requires at least 3.11, its kserve at most 3.12
     if "$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null; then
       echo "$python"
       return
@@ -34,12 +34,14 @@ if ! [ -x "$venv/bin/pip" ]; then
   elif command -v uv >/dev/null; then
     uv venv --seed --clear --python 3.11 "$venv"
   else
-    echo "venv.sh: needs Python 3.11 or 3.12 with venv (Debian, Ubuntu: apt-get install python3-venv), or uv" >&2
+    echo "venv.sh: Python 3.11 or 3.12 with venv is required (Debian, Ubuntu: apt-get install python3-venv), or uv" >&2
     exit 2
   fi
 fi
+quiet=--quiet
+! [ -t 2 ] || quiet=--progress-bar=on
 for requirements in "$@"; do
-  echo "Installing $requirements into $venv" >&2
-  "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$requirements"
+  echo "Installing the packages of $requirements into $venv (first run only)" >&2
+  "$venv/bin/pip" install "$quiet" --disable-pip-version-check -r "$requirements" >&2
 done
 echo "$wanted" >"$stamp"

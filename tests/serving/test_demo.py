@@ -1,4 +1,4 @@
-"""scripts/demo.sh as a newcomer runs it, but with a model that is there and an environment that is made."""
+"""scripts/demo.sh with an existing model and an existing Python environment."""
 
 import os
 import shutil
@@ -39,7 +39,7 @@ def two_free_ports() -> int:
                 return port
 
 
-def test_demo_answers_a_question_to_this_machine_alone_whatever_the_proxy_and_leaves_nothing_running(repository):
+def test_demo_sends_a_sample_request_listens_on_localhost_only_bypasses_the_proxy_and_stops_its_server(repository):
     port = two_free_ports()
     environment = os.environ | {"PORT": str(port), "http_proxy": "http://127.0.0.1:9", "no_proxy": ""}
     demo = subprocess.Popen(
@@ -57,7 +57,7 @@ def test_demo_answers_a_question_to_this_machine_alone_whatever_the_proxy_and_le
             if line.startswith("Serving"):
                 break
         assert f"$ curl --noproxy localhost http://localhost:{port}/v1/models/textclustering:predict -d" in output
-        assert '{"predictions": [' in output and "\ncluster " in output, output
+        assert '{"predictions":[' in output and "\nCluster " in output, output
         (server,) = (child for child in psutil.Process(demo.pid).children() if "transformer.py" in child.cmdline())
         addresses = {connection.laddr for connection in server.connections() if connection.status == "LISTEN"}
         assert {(ip.removeprefix("::ffff:"), number) for ip, number in addresses} == {
@@ -74,7 +74,7 @@ def test_demo_answers_a_question_to_this_machine_alone_whatever_the_proxy_and_le
         demo.kill()
 
 
-def test_demo_says_which_port_is_taken(repository):
+def test_demo_names_the_port_that_is_already_in_use(repository):
     with socket.socket() as listener:
         listener.bind(("localhost", 0))
         listener.listen()
@@ -83,4 +83,4 @@ def test_demo_says_which_port_is_taken(repository):
             run = subprocess.run(
                 [repository / "scripts/demo.sh"], env=os.environ | {"PORT": str(first)}, capture_output=True, text=True
             )
-            assert run.returncode == 2 and f"port {port} is taken" in run.stderr
+            assert run.returncode == 2 and f"port {port} is already in use" in run.stderr
