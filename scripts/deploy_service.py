@@ -52,8 +52,10 @@ from deployment.naming_rules import check_names
 from deployment.rollout import give_share, next_attempt, return_to_previous, roll_out
 from deployment.version_table import print_versions
 from failure import BadInput, report_errors
-from store.credentials import aws_session, check_authority, delete_service_user, find_keys, service_keys
-from store.model_store import ModelStore, read_version, region
+from store.client import check_authority, region
+from store.credentials import aws_session, find_keys
+from store.model_store import ModelStore, read_version
+from store.service_user import delete_service_user, service_keys
 
 log = logging.getLogger("deploy_service")
 

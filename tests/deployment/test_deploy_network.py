@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from store import credentials as store_credentials
-from store import model_store
+from store import model_store, service_user
+from store.credentials import Keys, aws_session
 from support.deployment import bucket_in, run_weed, stub_kserve, succeeded
 
 # --- The store --------------------------------------------------------------------------------
@@ -72,15 +72,21 @@ def test_a_store_that_is_not_trusted_says_what_would_make_it_so(deploy, cluster,
         assert done.code == 2 and str(path) in done.err and "no file of certificates" in done.err
 
 
+def test_http_to_a_store_that_speaks_https_says_so(deploy, cluster, kserve, https_store):
+    https_store.url = https_store.url.replace("https:", "http:")
+    done = deploy(0, store=https_store)
+    assert done.code == 1 and f"try --minio-endpoint {https_store.url.replace('http:', 'https:')}" in done.err
+
+
 def test_a_tls_error_of_the_admin_api_ends_the_deployment_and_gives_no_keys_away(
     deploy, cluster, kserve, https_store, authority, monkeypatch
 ):
-    trusting = store_credentials.minio_admin
+    trusting = service_user.minio_admin
 
     def without_authority(store):
         return trusting(SimpleNamespace(endpoint=store.endpoint, keys=store.keys, authority=None))
 
-    monkeypatch.setattr(store_credentials, "minio_admin", without_authority)
+    monkeypatch.setattr(service_user, "minio_admin", without_authority)
     done = deploy(0, "--store-ca", str(authority / "ca.crt"), store=https_store)
     assert done.code == 1 and "CERTIFICATE_VERIFY_FAILED" in done.err.splitlines()[-1]
     assert cluster.namespace not in cluster.kubectl("get", "namespaces"), "nothing was applied"
@@ -97,8 +103,8 @@ def test_ones_own_keys_are_given_to_the_service_only_where_one_says_so(deploy, c
 
 
 def test_no_trailing_checksums_which_older_stores_refuse(store, monkeypatch, tmp_path):
-    keys = store_credentials.Keys(*store.keys, None, "of the test")
-    place = model_store.ModelStore(store_credentials.aws_session(), store.url, store.bucket, "m", keys)
+    keys = Keys(*store.keys, None, "of the test")
+    place = model_store.ModelStore(aws_session(), store.url, store.bucket, "m", keys)
     sent = []
     place.s3.meta.events.register("before-send.s3", lambda request, **_: sent.append(dict(request.headers)))
     place.create_bucket()

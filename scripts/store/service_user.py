@@ -1,0 +1,115 @@
+"""A store user for the service, which can only read its bucket.
+
+The user is created through MinIO's admin API. If the store has no such API, or these keys may not use it, the service
+can get the deployer's own keys, but only with --share-keys, because whoever reads the Secret could write with them
+wherever the deployer may. A network or TLS error says nothing about the API and ends the deployment.
+"""
+
+import logging
+import secrets
+from typing import Any
+from urllib.parse import urlsplit
+
+import minio
+import urllib3
+from minio.credentials import StaticProvider
+from minio.error import MinioAdminException
+
+from failure import BadInput, Failure
+from store.client import S3Bucket
+
+log = logging.getLogger(__name__)
+
+
+def service_keys(store: S3Bucket, model_name: str, current: tuple[str, str] | None, share: bool) -> tuple[str, str]:
+    """The access key and secret key that the service reads the bucket with; its current ones if they work.
+
+    Args:
+        current: the keys that the service has, or None.
+        share: whether the service may get the deployer's keys if it cannot have a user of its own.
+
+    Raises:
+        BadInput: it can have no user, and the deployer's keys may not be shared or would expire.
+        Failure: the admin API cannot be reached or does not work.
+    """
+    if current and is_service_user(current, model_name) and store.can_read(*current):
+        return current
+    user, secret = f"kserve-{model_name}-{secrets.token_hex(4)}", secrets.token_urlsafe(30)
+    refusal = create_user(store, user, secret)
+    if refusal is None:
+        log.info("Created store user %s, which can only read bucket %s", user, store.bucket)
+        return user, secret
+    if store.keys.token:
+        raise BadInput(f"{refusal}, and temporary AWS keys would expire in the service: use permanent keys")
+    if not share:
+        raise BadInput(
+            f"{refusal}, so the service cannot have a read-only user: --share-keys gives it your keys (access key "
+            f"{store.keys.access_key}), which should be able to read and write this bucket and nothing else"
+        )
+    log.warning("The service reads the store with your own keys (access key %s): %s", store.keys.access_key, refusal)
+    return store.keys.access_key, store.keys.secret_key
+
+
+def create_user(store: S3Bucket, user: str, secret: str) -> str | None:
+    """Create a user who can only read the bucket. Returns None, or the reason for which the store refuses."""
+    try:
+        admin = minio_admin(store)
+        admin.account_info()  # read first: other S3 servers take the writes below for uploads
+        admin.policy_add(user, policy=read_only(store.bucket))
+        admin.user_add(user, secret)
+        admin.policy_set(user, user=user)
+    except MinioAdminException as error:
+        if "AccessDenied" in str(error):
+            return "these keys may not create users"
+        if str(error._code).startswith("5") and str(error._code) != "501":
+            raise Failure(f"the admin API of the store at {store.endpoint} does not work: {error}") from None
+        return "the store has no MinIO admin API"
+    except urllib3.exceptions.HTTPError as error:
+        raise Failure(
+            f"the admin API of the store at {store.endpoint} cannot be reached, so nothing was deployed: {error}"
+        ) from None
+    except ValueError:  # not an answer of MinIO's
+        return "the store has no MinIO admin API"
+    return None
+
+
+def is_service_user(keys: tuple[str, str], model_name: str) -> bool:
+    return keys[0].startswith(f"kserve-{model_name}-")
+
+
+def read_only(bucket: str) -> dict[str, Any]:
+    """An S3 policy that lets its user list and read one bucket."""
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Action": ["s3:ListBucket", "s3:GetBucketLocation"],
+                "Resource": [f"arn:aws:s3:::{bucket}"],
+            },
+            {"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": [f"arn:aws:s3:::{bucket}/*"]},
+        ],
+    }
+
+
+def minio_admin(store: S3Bucket) -> minio.MinioAdmin:
+    """MinIO's admin client, which trusts the same certificates as the S3 client."""
+    address = urlsplit(store.endpoint)
+    trust: dict[str, Any] = {"ca_certs": str(store.authority)} if store.authority else {}
+    return minio.MinioAdmin(
+        endpoint=address.netloc,
+        secure=address.scheme == "https",
+        http_client=urllib3.PoolManager(timeout=10, retries=False, **trust),
+        credentials=StaticProvider(store.keys.access_key, store.keys.secret_key, store.keys.token),
+    )
+
+
+def delete_service_user(store: S3Bucket, model_name: str, current: tuple[str, str] | None) -> None:
+    """Delete the user that service_keys created for the service, if it did."""
+    if current and is_service_user(current, model_name):
+        try:
+            minio_admin(store).user_remove(current[0])
+            minio_admin(store).policy_remove(current[0])
+            log.info("Deleted store user %s", current[0])
+        except (MinioAdminException, urllib3.exceptions.HTTPError, ValueError):
+            log.warning("Store user %s could not be deleted: delete it with the store's own tools", current[0])
