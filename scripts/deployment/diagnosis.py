@@ -1,11 +1,13 @@
-"""Why a service is not ready, and what to do about it."""
+"""Explain why a service is not ready, and what to do about it."""
 
 import re
+from typing import Any, NamedTuple
 
-from deployment.kubectl import KubectlFailed
-from deployment.manifests import signature
+from deployment.deployed_service import ServiceState
+from deployment.kubectl import Kubectl, KubectlFailed
+from deployment.manifests import KubernetesObject, signature
 
-# Pods in these states seldom recover, but a registry or store may hiccup: they count after a while.
+# Pods rarely leave these states, but a registry or store may recover: they count only after a grace period.
 STUCK = {
     "ErrImagePull",
     "ImagePullBackOff",
@@ -16,17 +18,17 @@ STUCK = {
     "CrashLoopBackOff",
 }
 PULL = r"ImagePull|ErrImage|InvalidImageName|pull image|fetch image"
-# What the cluster says, and what to do. Of the first group one line is given, the most particular.
+# Patterns of what the cluster reports, and the advice for each. Of the first group only the first match is used.
 IMAGE_ADVICE = {
     rf"({PULL}).*(40[13]|[Uu]nauthorized|[Ff]orbidden|denied|authentication required)": (
         "the registry refuses the pull: check the image's name, and name a secret that may pull it with "
         "--image-pull-secret (kubectl create secret docker-registry)"
     ),
-    rf"({PULL}).*(x509|certificate)": "the cluster does not trust the registry's certificate: add its authority there",
+    rf"({PULL}).*(x509|certificate)": "the nodes do not trust the registry's certificate: add its CA there",
     rf"({PULL}).*no match for platform|no matching manifest|exec format error": (
         "the image is for another processor: build it on or for that of the nodes (docker build --platform)"
     ),
-    PULL: "the image cannot be had: check its name, push it, or load it into the cluster's nodes",
+    PULL: "the image cannot be pulled: check its name, push it, or load it into the cluster's nodes",
     r"no command specified|executable file not found|StartError": (
         "the image does not start a transformer: build it from transformer.Dockerfile"
     ),
@@ -35,7 +37,7 @@ IMAGE_ADVICE = {
 ADVICE = {
     r"Insufficient (cpu|memory)": "no node has room: lower --cpu-request or --memory-request, or remove other services",
     r"untolerated taint|had taint": (
-        "the nodes are kept for others: remove the taint (kubectl taint nodes NODE KEY-), or add a node"
+        "the nodes are reserved by a taint: remove it (kubectl taint nodes NODE KEY-), or add a node"
     ),
     r"OOMKilled": "it ran out of memory: raise --memory-limit",
     r"exceeded quota|failed quota": "the namespace's quota is used up: lower the requests or raise the quota",
@@ -51,7 +53,7 @@ ADVICE = {
         "KServe has no runtime for scikit-learn: install its ClusterServingRuntimes (chart kserve-runtime-configs)"
     ),
 }
-# What the last lines of a container's log say.
+# Patterns of the last lines of a container's log.
 LOG_ADVICE = {
     r"CERTIFICATE_VERIFY_FAILED|SSLError|x509": "the pods do not trust the store's certificate: give --store-ca",
     r"40[13]|Forbidden|InvalidAccessKeyId|SignatureDoesNotMatch|AccessDenied": (
@@ -64,112 +66,126 @@ LOG_ADVICE = {
     "(docker build --platform)",
 }
 
-CRASH_ADVICE = "a container ends by itself: the last lines of its log, above, say why"
+CRASH_ADVICE = "a container exits by itself: the last lines of its log, above, state the reason"
 
 
-def explain(kubectl, name, view, pods):
-    """Why pods are not ready, line by line: from the pods themselves, or else from KServe's conditions and events."""
-    lines, said, logged = [], [], []
+class Trouble(NamedTuple):
+    """A reason why a pod is not ready."""
+
+    container: str | None
+    kind: str
+    message: str
+
+
+def explain(kubectl: Kubectl, name: str, state: ServiceState, pods: list[KubernetesObject]) -> list[str]:
+    """Lines that explain why pods are not ready: from the pods themselves, else from KServe's conditions and events."""
+    lines: list[str] = []
+    reported: list[str] = []
+    logged: list[str] = []
     for pod in pods:
         pod_name = pod["metadata"]["name"]
         for container, kind, message in troubles(pod):
-            said.append(f"{kind} {message}")
+            reported.append(f"{kind} {message}")
             lines.append(f"pod {pod_name}{f', container {container}' if container else ''}: {kind} {message}".strip())
             log_lines = last_log_lines(kubectl, pod_name, container)
             logged += log_lines
             lines += [f"  | {line}" for line in log_lines]
         if not is_ready(pod):
-            told = [line for line in warnings(kubectl, pod_name) if not is_over(line, pod)]
-            said += told
-            lines += [f"pod {pod_name}: {line}" for line in told]
+            events = [line for line in warnings(kubectl, pod_name) if not is_resolved(line, pod)]
+            reported += events
+            lines += [f"pod {pod_name}: {line}" for line in events]
     if not lines:
-        lines = said = [unmet_conditions(view), *warnings(kubectl, name)]
-    return lines + [f"What to do: {advice}" for advice in advise("\n".join(said), "\n".join(logged))]
+        lines = reported = [unmet_conditions(state), *warnings(kubectl, name)]
+    return lines + [f"What to do: {advice}" for advice in advise("\n".join(reported), "\n".join(logged))]
 
 
-def advise(said, logged):
-    """What to do about what the cluster said and the containers logged."""
-    image = [advice for pattern, advice in IMAGE_ADVICE.items() if re.search(pattern, said)][:1]
-    others = [advice for pattern, advice in ADVICE.items() if re.search(pattern, said)]
+def advise(reported: str, logged: str) -> list[str]:
+    """What to do, given what the cluster reported and the containers logged."""
+    image = [advice for pattern, advice in IMAGE_ADVICE.items() if re.search(pattern, reported)][:1]
+    others = [advice for pattern, advice in ADVICE.items() if re.search(pattern, reported)]
     log = [advice for pattern, advice in LOG_ADVICE.items() if re.search(pattern, logged)]
-    crashes = re.search("CrashLoopBackOff|Back-off restarting", said) and not (image or log or "OOMKilled" in said)
+    crashes = re.search("CrashLoopBackOff|Back-off restarting", reported) and not (
+        image or log or "OOMKilled" in reported
+    )
     return image + ([CRASH_ADVICE] if crashes else []) + others + log
 
 
-def is_over(event, pod):
-    """Whether an event is about something that the pod has left behind: it had to wait for room, and got it."""
+def is_resolved(event: str, pod: KubernetesObject) -> bool:
+    """Whether an event reports a lack of room that the pod has found since."""
     scheduled = [found for found in pod.get("status", {}).get("conditions", []) if found["type"] == "PodScheduled"]
     return event.startswith("FailedScheduling") and all(found["status"] == "True" for found in scheduled)
 
 
-def pods_of(view, spec):
-    """The pods of the version that is being deployed, not those that serve meanwhile."""
+def pods_of(state: ServiceState, spec: KubernetesObject) -> list[KubernetesObject]:
+    """The pods of the version that is being deployed, without those that serve meanwhile."""
     wanted = {signature(part) for part in spec.values()}
-    newest = {view.newest(name) for name in spec}
+    newest = {state.newest(name) for name in spec}
     return [
-        pod for pod in view.pods if signature(pod) in wanted and (not view.on_knative or revision_of(pod) in newest)
+        pod for pod in state.pods if signature(pod) in wanted and (not state.on_knative or revision_of(pod) in newest)
     ]
 
 
-def revision_of(pod):
+def revision_of(pod: KubernetesObject) -> str | None:
     return pod["metadata"].get("labels", {}).get("serving.knative.dev/revision")
 
 
-def is_ready(pod):
+def is_ready(pod: KubernetesObject) -> bool:
     return any(
         found["type"] == "Ready" and found["status"] == "True" for found in pod.get("status", {}).get("conditions", [])
     )
 
 
-def is_stuck(pods):
-    """Whether a pod is in a state that it seldom leaves, or its container crashes again and again.
+def is_stuck(pods: list[KubernetesObject]) -> bool:
+    """Whether a pod is in a state that it rarely leaves, or its container crashes again and again.
 
-    A container that crashes after some seconds is running whenever one looks at the wrong moment, and on Knative ready as
-    well: its readiness probe is the queue-proxy's.
+    A container that crashes after some seconds may be running whenever it is checked, and on Knative ready as well: its
+    readiness probe is the queue-proxy's.
     """
-    return any(kind in STUCK for pod in pods for _, kind, _ in troubles(pod)) or any(
+    return any(trouble.kind in STUCK for pod in pods for trouble in troubles(pod)) or any(
         container.get("restartCount", 0) >= 2 for pod in pods if not is_ready(pod) for container in containers(pod)
     )
 
 
-def containers(pod):
+def containers(pod: KubernetesObject) -> list[KubernetesObject]:
     status = pod.get("status", {})
     return status.get("initContainerStatuses", []) + status.get("containerStatuses", [])
 
 
-def troubles(pod):
-    """What keeps a pod from being ready, as (container or None, kind, message)."""
+def troubles(pod: KubernetesObject) -> list[Trouble]:
+    """What keeps a pod from being ready."""
     found = []
     for condition in pod.get("status", {}).get("conditions", []):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            found.append((None, condition.get("reason", ""), condition.get("message", "")))
+            found.append(Trouble(None, condition.get("reason", ""), condition.get("message", "")))
     for container in containers(pod):
         waiting, ended = (container.get("state", {}).get(state) for state in ("waiting", "terminated"))
-        before = container.get("lastState", {}).get("terminated") or {}
+        previous = container.get("lastState", {}).get("terminated") or {}
         if waiting and waiting.get("reason") not in ("PodInitializing", "ContainerCreating"):
-            message = " ".join(filter(None, (waiting.get("message"), ending(before))))
-            found.append((container["name"], waiting.get("reason", ""), message))
+            message = " ".join(filter(None, (waiting.get("message"), exit_reason(previous))))
+            found.append(Trouble(container["name"], waiting.get("reason", ""), message))
         elif ended and ended.get("exitCode"):
-            found.append((container["name"], ended.get("reason", ""), ending(ended)))
-        elif before.get("exitCode") and not is_ready(pod) and container["state"].get("running"):
-            found.append((container["name"], "restarted", ending(before)))
+            found.append(Trouble(container["name"], ended.get("reason", ""), exit_reason(ended)))
+        elif previous.get("exitCode") and not is_ready(pod) and container["state"].get("running"):
+            found.append(Trouble(container["name"], "restarted", exit_reason(previous)))
     return found
 
 
-def ending(terminated):
-    """How a container ended: OOMKilled stands here, while it is in CrashLoopBackOff.
+def exit_reason(terminated: dict[str, Any]) -> str:
+    """How a container exited; a container in CrashLoopBackOff shows only here that it was OOMKilled.
 
-    The message may be the whole of its log, which Knative asks for: the last line says why.
+    The message may be the whole log, which Knative requests: only its last line is used.
     """
     if not terminated:
         return ""
     last_line = (terminated.get("message") or "").strip().rpartition("\n")[2]
-    words = (terminated.get("reason"), f"exit status {terminated.get('exitCode')}", last_line)
-    return "(" + ", ".join(word for word in words if word) + ")"
+    parts = (terminated.get("reason"), f"exit status {terminated.get('exitCode')}", last_line)
+    return "(" + ", ".join(part for part in parts if part) + ")"
 
 
-def last_log_lines(kubectl, pod, container, count=10):
-    for previous in ([], ["--previous"]) if container else ():
+def last_log_lines(kubectl: Kubectl, pod: str, container: str | None, count: int = 10) -> list[str]:
+    if container is None:
+        return []
+    for previous in ((), ("--previous",)):
         try:
             text = kubectl.run("logs", pod, "-n", kubectl.namespace, "-c", container, f"--tail={count}", *previous)
         except KubectlFailed:  # the container never started
@@ -179,39 +195,40 @@ def last_log_lines(kubectl, pod, container, count=10):
     return []
 
 
-def warnings(kubectl, name):
-    """The last events of kind Warning about a pod or the service, without those of two controllers that collided."""
-    events = kubectl.get("events", "--field-selector", f"involvedObject.name={name},type=Warning")["items"]
+def warnings(kubectl: Kubectl, name: str) -> list[str]:
+    """The last Warning events of a pod or the service, except update conflicts between two controllers."""
+    selector = f"involvedObject.name={name},type=Warning"
+    events = (kubectl.get("events", "--field-selector", selector) or {"items": []})["items"]
     lines = [f"{event['reason']}: {event['message'].strip()}".splitlines()[0] for event in events]
     lines = [line for line in lines if "the object has been modified" not in line]
     return list(dict.fromkeys(lines))[-3:]
 
 
-def reason(condition):
-    """First line of what a condition says of itself, maybe nothing."""
+def reason(condition: KubernetesObject) -> str:
+    """First line of a condition's message or reason; may be empty."""
     return (condition.get("message") or condition.get("reason") or "").strip().partition("\n")[0]
 
 
-def refusal(view):
-    """Why KServe makes nothing of the InferenceService, or None: quotas, webhooks, a missing runtime."""
-    for component in view.components:
-        condition = view.condition(f"{component.capitalize()}Ready")
+def rejection(state: ServiceState) -> str | None:
+    """Why KServe rejects the InferenceService, or None: quotas, webhooks, a missing runtime."""
+    for component in state.components:
+        condition = state.condition(f"{component.capitalize()}Ready")
         if condition["status"] == "False" and condition.get("reason") == "ReconcileFailed":
             return reason(condition)
-    state = view.status.get("modelStatus", {})
-    if state.get("transitionStatus") == "InvalidSpec":
-        failure = state.get("lastFailureInfo", {})
+    model_status = state.status.get("modelStatus", {})
+    if model_status.get("transitionStatus") == "InvalidSpec":
+        failure = model_status.get("lastFailureInfo", {})
         return f"{failure.get('reason', '')}: {failure.get('message', '')}"
     return None
 
 
-def unmet_conditions(view):
+def unmet_conditions(state: ServiceState) -> str:
     unmet = [
         f"{found['type']}: {reason(found)}"
-        for found in view.status.get("conditions", [])
+        for found in state.status.get("conditions", [])
         if found["status"] != "True" and found["type"] not in ("Ready", "Stopped")
     ]
-    refused = refusal(view)
-    if refused and refused not in "; ".join(unmet):
-        unmet.append(refused)
-    return "; ".join(unmet) or "KServe says nothing about it; is its controller running?"
+    rejected = rejection(state)
+    if rejected and rejected not in "; ".join(unmet):
+        unmet.append(rejected)
+    return "; ".join(unmet) or "KServe reports no condition; is its controller running?"

@@ -1,85 +1,112 @@
-"""Asking a service through the cluster's ingress gateway, as its clients do."""
+"""Send requests to a service through the cluster's ingress gateway, as its clients do."""
 
 import json
 import logging
 import shlex
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import urllib3
 
-from deployment.waiting import poll
+from deployment.polling import poll
 from failure import Failure
+
+STARTUP_STATUSES = (404, 502, 503, 504)  # of a route or pod that takes a moment to be ready
 
 log = logging.getLogger(__name__)
 
 
 class WrongAnswer(Failure):
-    """A version answers, but not what its own training run would."""
+    """A version answers, but not with the predictions of its training run."""
 
 
 class NoAnswer(Failure):
-    """Nothing answers as a service of this kind does; `status` is that of HTTP, None without any."""
+    """The gateway returns no prediction; `status` is the HTTP status, or None."""
 
-    def __init__(self, message, status=None):
+    def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
         self.status = status
 
 
-def questions(clusters):
-    """A text for each cluster, by its number: its top terms. A cluster that no document fell into has none."""
+class Gateway(NamedTuple):
+    """The ingress gateway, as the client of one model sees it."""
+
+    url: str
+    model_name: str
+    timeout: float  # of each call, in seconds
+
+    def predict(self, host: str, texts: Iterable[str]) -> list[int]:
+        """Return the cluster number of each text.
+
+        Retries for up to a minute while the route is being set up.
+
+        Raises:
+            NoAnswer: the response is not a prediction.
+        """
+        headers = {"Host": host, "Content-Type": "application/json"}
+        body = json.dumps({"instances": [[text] for text in texts]})
+        http = urllib3.PoolManager(timeout=20, retries=False)
+        status: int | None = None
+        data = b""
+        for _ in poll(min(60, self.timeout)):
+            try:
+                response = http.request("POST", self.predict_url, body=body, headers=headers)
+            except urllib3.exceptions.HTTPError as error:
+                status, problem = None, str(error).rpartition(": ")[2]
+                continue
+            status, data = response.status, response.data
+            problem = " ".join(data.decode(errors="replace").split())[:300]
+            if status not in STARTUP_STATUSES:
+                break
+        if status in (None, 404):
+            raise NoAnswer(
+                f"{self.model_name} is ready, but {self.predict_url} with Host {host} does not answer "
+                f"({status or ''} {problem}): give the ingress gateway's address with --ingress",
+                status,
+            )
+        try:
+            return json.loads(data)["predictions"]
+        except (ValueError, KeyError, TypeError):
+            raise NoAnswer(
+                f"{self.model_name} is ready, but {self.predict_url} with Host {host} returns {status} {problem}",
+                status,
+            ) from None
+
+    def smoke_test(self, host: str, clusters: list[dict[str, Any]]) -> None:
+        """Send one text per cluster, and require that cluster's number.
+
+        A pod may have loaded another model than the one that was uploaded: its store may be another one.
+
+        Raises:
+            WrongAnswer: the prediction for a cluster is incorrect.
+            NoAnswer: there is no prediction.
+        """
+        texts = sample_texts(clusters)
+        answers = dict(zip(texts, self.predict(host, texts.values())))
+        wrong = {number: answer for number, answer in answers.items() if answer != number}
+        if wrong or len(answers) != len(texts):
+            number = next(iter(wrong or texts))
+            raise WrongAnswer(
+                f"{self.model_name} at {host} returns incorrect predictions: {len(wrong)} of {len(texts)} clusters are "
+                f"wrong, such as {answers.get(number)} for the top terms of cluster {number} ({texts[number]}): "
+                "the store holds another model, or the image is another one; correct it, then run this again"
+            )
+        log.info("Smoke test passed: %s at %s predicts each of %d clusters", self.model_name, host, len(texts))
+
+    @property
+    def predict_url(self) -> str:
+        return f"{self.url.rstrip('/')}/v1/models/{self.model_name}:predict"
+
+    def curl(self, host: str, text: str) -> str:
+        """The curl command of a request."""
+        body = json.dumps({"instances": [[text]]})
+        return f"curl -H {shlex.quote(f'Host: {host}')} {shlex.quote(self.predict_url)} \\\n  -d {shlex.quote(body)}"
+
+
+def sample_texts(clusters: list[dict[str, Any]]) -> dict[int, str]:
+    """A text for each cluster number: the cluster's top terms. A cluster without documents has none."""
     return {
         cluster["cluster"]: " ".join(term for term, _ in cluster["terms"][:10])
         for cluster in clusters
         if cluster["terms"]
     }
-
-
-def ask(ingress, host, name, texts, timeout):
-    """Have texts clustered. Returns the cluster numbers. Raises NoAnswer, after a minute at most."""
-    url = f"{ingress.rstrip('/')}/v1/models/{name}:predict"
-    headers = {"Host": host, "Content-Type": "application/json"}
-    body = json.dumps({"instances": [[text] for text in texts]})
-    http, status = urllib3.PoolManager(timeout=20, retries=False), None
-    for _ in poll(min(60, timeout)):  # a new route takes a moment to reach the gateway
-        try:
-            response = http.request("POST", url, body=body, headers=headers)
-        except urllib3.exceptions.HTTPError as error:
-            status, problem = None, str(error).rpartition(": ")[2]
-            continue
-        status, problem = response.status, " ".join(response.data.decode(errors="replace").split())[:300]
-        if status not in (404, 502, 503, 504):
-            break
-    if status in (None, 404):
-        raise NoAnswer(
-            f"{name} is ready, but {url} with Host {host} does not answer ({status or ''} {problem}): "
-            "give the ingress gateway's address with --ingress",
-            status,
-        )
-    try:
-        return json.loads(response.data)["predictions"]
-    except (ValueError, KeyError, TypeError):
-        raise NoAnswer(f"{name} is ready, but {url} with Host {host} answers {status} {problem}", status) from None
-
-
-def check_answers(ingress, host, name, clusters, timeout):
-    """Ask for each cluster, and insist on its number. Raises WrongAnswer, NoAnswer.
-
-    What a pod loaded may be another model than the one that was uploaded: the store is not the pod's.
-    """
-    texts = questions(clusters)
-    answers = dict(zip(texts, ask(ingress, host, name, texts.values(), timeout)))
-    wrong = {number: answer for number, answer in answers.items() if answer != number}
-    if wrong or len(answers) != len(texts):
-        number = next(iter(wrong or texts))
-        raise WrongAnswer(
-            f"{name} answers at {host}, but not as this training run does: {len(wrong)} of {len(texts)} clusters are "
-            f"wrong, such as {answers.get(number)} for the terms of cluster {number} ({texts[number]}): "
-            "the store holds something else, or the image is another one; look after it, then run this again"
-        )
-    log.info("%s answers at %s: right for each of %d clusters", name, host, len(texts))
-
-
-def curl(ingress, host, name, text):
-    """The command that asks it again."""
-    body = json.dumps({"instances": [[text]]})
-    url = f"{ingress.rstrip('/')}/v1/models/{name}:predict"
-    return f"curl -H {shlex.quote(f'Host: {host}')} {url} \\\n  -d {shlex.quote(body)}"

@@ -1,4 +1,4 @@
-"""kubectl, and what it says in the user's terms when it fails."""
+"""Run kubectl, and explain its errors in the user's terms."""
 
 import json
 import logging
@@ -6,37 +6,49 @@ import re
 
 import sh
 
-from deployment.manifests import dump
+from deployment.manifests import KubernetesObject, dump
 from failure import BadInput, Failure
 from model.artefacts import signals_held
 
 SERVER_SIDE = ("--server-side", "--force-conflicts", "--field-manager=deploy-service", "-f", "-")
 KSERVE_KIND = "inferenceservices.serving.kserve.io"
 KNATIVE_KINDS = ("revisions.serving.knative.dev", "routes.serving.knative.dev")
+UNREACHABLE = (
+    r"was refused|Unable to connect|no such host|i/o timeout|no route to host|deadline exceeded|"
+    r"Client.Timeout|TLS handshake"
+)
 
 log = logging.getLogger(__name__)
 
 
 class KubectlFailed(Failure):
-    """kubectl ended with an error; `stderr` is what it wrote."""
+    """kubectl ended with an error; `stderr` is its error output."""
 
-    def __init__(self, message, stderr):
+    def __init__(self, message: str, stderr: str) -> None:
         super().__init__(message)
         self.stderr = stderr
 
+    @property
+    def not_found(self) -> bool:
+        return "(NotFound)" in self.stderr
+
+    @property
+    def forbidden(self) -> bool:
+        return "orbidden" in self.stderr
+
 
 class Kubectl:
-    """kubectl in one namespace. Manifests go over standard input: others can see a command line."""
+    """kubectl in one namespace. Manifests go to standard input: other users can see a command line."""
 
-    def __init__(self, namespace, context=None):
+    def __init__(self, namespace: str, context: str | None = None) -> None:
         self.namespace = namespace
-        self.flags = ["--request-timeout=20s"] + ([f"--context={context}"] if context else [])
+        self.options = ["--request-timeout=20s"] + ([f"--context={context}"] if context else [])
 
-    def run(self, *args, stdin=""):
-        """What kubectl prints. Raises KubectlFailed, or BadInput without kubectl or context."""
+    def run(self, *args: str, stdin: str = "") -> str:
+        """Return the output of kubectl. Raises KubectlFailed, or BadInput without kubectl or context."""
         try:
-            with signals_held():  # sh forks Python, which would drop a Ctrl-C that strikes inside
-                running = sh.kubectl(*args, *self.flags, _in=stdin, _bg=True, _bg_exc=False, _decode_errors="replace")
+            with signals_held():  # sh forks Python, which would drop a Ctrl-C that arrives in between
+                running = sh.kubectl(*args, *self.options, _in=stdin, _bg=True, _bg_exc=False, _decode_errors="replace")
             running.wait()
         except sh.CommandNotFound:
             raise BadInput("kubectl is not installed or not in PATH: https://kubernetes.io/docs/tasks/tools/") from None
@@ -44,63 +56,57 @@ class Kubectl:
             raise self.failure(args[0], error.stderr.decode(errors="replace").strip()) from None
         return str(running)
 
-    def failure(self, verb, stderr):
-        """What stands behind kubectl's words, as an exception."""
+    def failure(self, verb: str, stderr: str) -> Failure:
+        """The exception that explains an error output of kubectl."""
         line = (stderr.splitlines() or ["no message"])[-1]
         if "context" in line and "does not exist" in line:
             return BadInput(f"{line.removeprefix('error: ')}: see kubectl config get-contexts")
         plugin = re.search(r"getting credentials: (.*)", stderr)
         if plugin:
             return KubectlFailed(
-                f"kubectl cannot log in: {'; '.join([plugin[1], *words_of_plugin(stderr)])}: install the login plugin "
+                f"kubectl cannot log in: {'; '.join([plugin[1], *plugin_output(stderr)])}: install the login plugin "
                 "that your kubeconfig names, or log in again with it",
                 stderr,
             )
-        if "localhost:8080" in stderr:  # what kubectl asks when it knows of no cluster
+        if "localhost:8080" in stderr:  # kubectl's default when no cluster is configured
             return BadInput(
-                "kubectl knows no cluster to ask: choose a context (kubectl config use-context, or --context), or "
-                "give its kubeconfig in KUBECONFIG"
+                "kubectl has no cluster configured: choose a context (kubectl config use-context, or --context), or "
+                "set KUBECONFIG to the cluster's kubeconfig"
             )
-        if re.search(
-            r"was refused|Unable to connect|no such host|i/o timeout|no route to host|deadline exceeded|"
-            r"Client.Timeout|TLS handshake",
-            stderr,
-        ):
+        if re.search(UNREACHABLE, stderr):
             return KubectlFailed(
                 f"the cluster cannot be reached ({line}): is it up, and does KUBECONFIG or --context "
                 "name the right one?",
                 stderr,
             )
         if re.search(r"Unauthorized|must be logged in|Please enter Username", line):
-            return KubectlFailed(
-                "the cluster does not accept your login: log in again, or choose another --context", stderr
-            )
+            return KubectlFailed("the cluster rejects your login: log in again, or choose another --context", stderr)
         if "being terminated" in line:
             return KubectlFailed(self.terminating(), stderr)
         if "orbidden" in line:
             return KubectlFailed(f"the cluster does not permit it: {line}", stderr)
         return KubectlFailed(f"kubectl {verb} failed: {line}", stderr)
 
-    def terminating(self):
+    def terminating(self) -> str:
         return f"namespace {self.namespace} is being deleted: wait until it is gone, or use another --namespace"
 
-    def get(self, *what):
-        """What kubectl get gives as a dict, or None when it is not there."""
+    def get(self, *what: str) -> KubernetesObject | None:
+        """The object or list that kubectl get returns, or None if it does not exist."""
         try:
             return json.loads(self.run("get", *what, "-n", self.namespace, "-o", "json"))
         except KubectlFailed as error:
-            if "(NotFound)" in error.stderr:
+            if error.not_found:
                 return None
             raise
 
-    def apply(self, *manifests):
+    def apply(self, *manifests: KubernetesObject) -> None:
         for line in self.run("apply", *SERVER_SIDE, stdin=dump(*manifests)).splitlines():
             log.info("kubectl: %s", line)
 
-    def kinds(self):
-        """Those of KServe and Knative that the cluster knows. Raises Failure unless it answers and has KServe.
+    def kinds(self) -> set[str]:
+        """Those kinds of KServe and Knative that the cluster has. Raises Failure unless it answers and has KServe.
 
-        The groups are asked by name: kubectl api-resources fails as a whole where any aggregated API is down.
+        Each group is requested by name: kubectl api-resources fails as a whole if any aggregated API is down.
         """
         kinds = set(self.kinds_of("serving.kserve.io/v1beta1"))
         if KSERVE_KIND not in kinds:
@@ -110,35 +116,35 @@ class Kubectl:
             )
         return kinds | set(self.kinds_of("serving.knative.dev/v1"))
 
-    def kinds_of(self, group_version):
+    def kinds_of(self, group_version: str) -> list[str]:
         try:
             found = json.loads(self.run("get", "--raw", f"/apis/{group_version}"))
         except KubectlFailed as error:
-            if "(NotFound)" in error.stderr:
+            if error.not_found:
                 return []
             raise
         return [f"{kind['name']}.{group_version.partition('/')[0]}" for kind in found["resources"]]
 
-    def has_namespace(self):
-        """Whether the namespace is there. Raises Failure when it is being deleted."""
+    def has_namespace(self) -> bool:
+        """Whether the namespace exists. Raises Failure while it is being deleted."""
         try:
             found = json.loads(self.run("get", "namespace", self.namespace, "-o", "json"))
         except KubectlFailed as error:
-            if "(NotFound)" in error.stderr:
+            if error.not_found:
                 return False
-            if "orbidden" not in error.stderr:  # one may use a namespace without seeing it
+            if not error.forbidden:  # a user may be allowed to use a namespace but not to read it
                 raise
             return True
         if found["status"]["phase"] == "Terminating":
             raise Failure(self.terminating())
         return True
 
-    def rehearse(self, *manifests):
-        """Let the server check the manifests, and whether one may apply them."""
+    def validate(self, *manifests: KubernetesObject) -> None:
+        """Let the server check the manifests, and the permission to apply them, without applying them."""
         self.run("apply", "--dry-run=server", *SERVER_SIDE, stdin=dump(*manifests))
 
 
-def words_of_plugin(stderr):
-    """What a login plugin wrote, or its hint how to install it, among kubectl's own words and its log."""
-    others = r"\s|[EWI]\d{4} |error: |Unable to connect|It looks like you are trying|To learn more about"
-    return list(dict.fromkeys(line for line in stderr.splitlines() if line and not re.match(others, line)))[:3]
+def plugin_output(stderr: str) -> list[str]:
+    """The output or installation hint of a login plugin, without kubectl's own messages and log."""
+    kubectl_lines = r"\s|[EWI]\d{4} |error: |Unable to connect|It looks like you are trying|To learn more about"
+    return list(dict.fromkeys(line for line in stderr.splitlines() if line and not re.match(kubectl_lines, line)))[:3]

@@ -1,12 +1,16 @@
-"""The Kubernetes objects of a service, as pure functions from settings to objects."""
+"""Build the Kubernetes objects of a service from its settings."""
 
 import base64
 import hashlib
 import json
 import re
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import yaml
+
+# A Kubernetes object as the API has it, or a part of one.
+KubernetesObject = dict[str, Any]
 
 COMPONENTS = ("predictor", "transformer")
 SERVICE_LABEL = "serving.kserve.io/inferenceservice"
@@ -15,10 +19,10 @@ SPEC_ANNOTATION = "mlops-poc/spec-sha256"
 STORE_ANNOTATION = "mlops-poc/store"
 UPLOADED_ANNOTATION = "mlops-poc/uploaded"
 ATTEMPT_ANNOTATION = "mlops-poc/attempt"
-MIN_SCALE_ANNOTATION = "autoscaling.knative.dev/min-scale"  # of revisions, where KServe puts minReplicas
-# Where Prometheus finds the metrics of a pod: at the model server itself. KServe's own annotation, set to "true", would
-# turn the port into the one of Knative's queue-proxy, which tells of requests, not of documents, and only where the
-# cluster's config-observability says so (kserve/kserve, pkg/webhook/admission/pod/metrics_aggregate_injector.go).
+MIN_SCALE_ANNOTATION = "autoscaling.knative.dev/min-scale"  # on revisions, where KServe puts minReplicas
+# Prometheus scrapes the model server itself. KServe's own annotation, set to "true", would replace the port by that of
+# Knative's queue-proxy, which counts requests but not documents, and only if the cluster's config-observability enables
+# it (kserve/kserve, pkg/webhook/admission/pod/metrics_aggregate_injector.go).
 SCRAPING = {
     "prometheus.io/scrape": "true",
     "prometheus.io/port": "8080",
@@ -26,42 +30,42 @@ SCRAPING = {
     "serving.kserve.io/enable-prometheus-scraping": "false",
 }
 
-AUTHORITY_FILE = "cabundle.crt"
-# Beside a transformer, which has port 8080 and, for gRPC, 8081.
-PREDICTOR_PORT = 8085
-PREDICTOR_BESIDE = (f"--http_port={PREDICTOR_PORT}", "--enable_grpc=false")
+CA_FILE = "cabundle.crt"
+# Port 8080 and, for gRPC, 8081 belong to the transformer in the same pod.
+COLLOCATED_PREDICTOR_PORT = 8085
+COLLOCATED_PREDICTOR_ARGS = (f"--http_port={COLLOCATED_PREDICTOR_PORT}", "--enable_grpc=false")
 
 
 class ServiceSettings(NamedTuple):
-    """What a service is made of, apart from the version that it serves."""
+    """What a service consists of, apart from the version that it serves."""
 
     name: str
     namespace: str
     transformer_image: str
     bucket: str
-    store_endpoint: str  # as the pods reach it: HOST:PORT, or with http:// or https:// before it
+    store_endpoint: str  # as seen from the pods: HOST:PORT, optionally with http:// or https://
     region: str
-    resources: dict  # of each container: {"requests": {"cpu", "memory"}, "limits": {"cpu", "memory"}}
+    resources: dict[str, dict[str, str]]  # of each container: {"requests": {"cpu", "memory"}, "limits": {...}}
     min_replicas: int  # of each component
     max_replicas: int
     collocate: bool  # predictor and transformer in one pod
-    store_authority: str | None  # certificates that the pods trust the store by, PEM
+    store_ca: str | None  # CA certificates that the pods trust the store by, PEM
     image_pull_secret: str | None  # name of a Secret in the namespace
 
 
 class Content(NamedTuple):
-    """What new pods would load: they are made anew when any of it changes."""
+    """What new pods would load. A change of any field creates new pods."""
 
     version: str
-    access_key: str | None = None  # of the store's user
-    uploaded: str | None = None  # when the store got what it holds now
-    attempt: str | None = None  # when it was tried again after a failure
+    access_key: str | None = None  # of the store user
+    uploaded: str | None = None  # time of the upload, ISO 8601
+    attempt: str | None = None  # time of the retry after a failed deployment, ISO 8601
 
 
 class ManifestDumper(yaml.SafeDumper):
-    """YAML as kubectl reads it: it takes 12e4 for a number, where PyYAML sees no need for quotes."""
+    """Writes YAML as kubectl reads it: kubectl takes 12e4 for a number, which PyYAML does not quote."""
 
-    def ignore_aliases(self, data):
+    def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
@@ -73,24 +77,50 @@ ManifestDumper.add_representer(
 )
 
 
-def dump(*manifests):
+def dump(*manifests: KubernetesObject) -> str:
     return yaml.dump_all(manifests, Dumper=ManifestDumper, sort_keys=False)
 
 
-def namespace(name):
+def namespace(name: str) -> KubernetesObject:
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
 
 
-def place(settings):
+def metadata(settings: ServiceSettings) -> KubernetesObject:
     return {"name": settings.name, "namespace": settings.namespace}
 
 
-def credentials(settings, keys=None):
-    """Secret, ServiceAccount and, where the store has an authority of its own, a ConfigMap with its certificates.
+# --------------------------------------------------------------------------------------------------- credentials
 
-    Without keys the Secret holds its annotations only.
+
+def credentials(settings: ServiceSettings, keys: tuple[str, str] | None = None) -> list[KubernetesObject]:
+    """Secret, ServiceAccount and, for a store with a custom CA, a ConfigMap with its certificates.
+
+    Without keys the Secret contains only its annotations.
     https://github.com/kserve/kserve/blob/v0.20.0/pkg/credentials/s3/s3_secret.go
     """
+    secret = store_secret(settings, keys)
+    account: KubernetesObject = {
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": metadata(settings),
+        "secrets": [{"name": settings.name}],
+    }
+    if settings.image_pull_secret:
+        # Here and not in the pods: Knative uses it as well when it asks the registry for the image's digest.
+        account["imagePullSecrets"] = [{"name": settings.image_pull_secret}]
+    if not settings.store_ca:
+        return [secret, account]
+    ca: KubernetesObject = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {**metadata(settings), "name": ca_name(settings.name)},
+        "data": {CA_FILE: settings.store_ca},
+    }
+    return [secret, account, ca]
+
+
+def store_secret(settings: ServiceSettings, keys: tuple[str, str] | None) -> KubernetesObject:
+    """The Secret with the store's address, in annotations, and the keys."""
     scheme, _, endpoint = settings.store_endpoint.rpartition("://")
     annotations = {
         "serving.kserve.io/s3-endpoint": endpoint.rstrip("/"),
@@ -98,83 +128,68 @@ def credentials(settings, keys=None):
         "serving.kserve.io/s3-region": settings.region,
         "serving.kserve.io/s3-useanoncredential": "false",
     }
-    if settings.store_authority:
-        annotations["serving.kserve.io/s3-cabundle-configmap"] = authority_name(settings.name)
-        annotations["serving.kserve.io/s3-cabundle"] = f"/etc/ssl/custom-certs/{AUTHORITY_FILE}"
-    secret = {
+    if settings.store_ca:
+        annotations["serving.kserve.io/s3-cabundle-configmap"] = ca_name(settings.name)
+        annotations["serving.kserve.io/s3-cabundle"] = f"/etc/ssl/custom-certs/{CA_FILE}"
+    secret: KubernetesObject = {
         "apiVersion": "v1",
         "kind": "Secret",
         "type": "Opaque",
-        "metadata": {**place(settings), "annotations": annotations},
+        "metadata": {**metadata(settings), "annotations": annotations},
     }
     if keys:
-        secret["data"] = {
-            name: base64.b64encode(key.encode()).decode()
-            for name, key in zip(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), keys)
-        }
-    account = {
-        "apiVersion": "v1",
-        "kind": "ServiceAccount",
-        "metadata": place(settings),
-        "secrets": [{"name": settings.name}],
-    }
-    if settings.image_pull_secret:
-        # Here and not in the pods: Knative asks the registry with it as well, for the image's digest.
-        account["imagePullSecrets"] = [{"name": settings.image_pull_secret}]
-    if not settings.store_authority:
-        return [secret, account]
-    authority = {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {**place(settings), "name": authority_name(settings.name)},
-        "data": {AUTHORITY_FILE: settings.store_authority},
-    }
-    return [secret, account, authority]
+        names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+        secret["data"] = {name: base64.b64encode(key.encode()).decode() for name, key in zip(names, keys)}
+    return secret
 
 
-def authority_name(service_name):
+def ca_name(service_name: str) -> str:
     return f"{service_name}-store-ca"
 
 
-def inference_service(settings, content):
+# --------------------------------------------------------------------------------------------- InferenceService
+
+
+def inference_service(settings: ServiceSettings, content: Content) -> KubernetesObject:
     """The InferenceService of a version, its transformer not yet pinned.
 
-    KServe hands endpoint and user of the store to a pod when it is made, and a pod loads the artefacts when it starts:
-    where any of these changes, new pods are needed, so the annotations name them.
+    Pods get the store's endpoint and user when they are created, and load the model when they start. Annotations
+    contain all of these, so that a change of any creates new pods.
     """
     root = f"s3://{settings.bucket}/{settings.name}/{content.version}"
-    component = component_of(settings, content)
+    component = component_settings(settings, content)
     if settings.collocate:
         predictor = {
             **component,
-            "model": model(settings, f"{root}/", args=["--model_dir=/mnt/models/model", *PREDICTOR_BESIDE]),
+            "model": model(settings, f"{root}/", args=["--model_dir=/mnt/models/model", *COLLOCATED_PREDICTOR_ARGS]),
             "containers": [collocated_transformer(settings)],
         }
         components = {"predictor": predictor}
     else:
         predictor = {**component, "model": model(settings, f"{root}/model/")}
-        transformer = {**component, "containers": [transformer_container(settings, f"{root}/transformer/")]}
-        components = {"predictor": predictor, "transformer": transformer}
+        container = transformer_container(settings)
+        container["env"] = [{"name": "STORAGE_URI", "value": f"{root}/transformer/"}]
+        components = {"predictor": predictor, "transformer": {**component, "containers": [container]}}
     return sign(
         {
             "apiVersion": "serving.kserve.io/v1beta1",
             "kind": "InferenceService",
-            "metadata": place(settings),
+            "metadata": metadata(settings),
             "spec": components,
         }
     )
 
 
-def component_of(settings, content):
+def component_settings(settings: ServiceSettings, content: Content) -> KubernetesObject:
     """What predictor and transformer have in common."""
     annotations = {
         **SCRAPING,
-        STORE_ANNOTATION: store_in_words(settings, content.access_key),
+        STORE_ANNOTATION: describe_store(settings, content.access_key),
         **({UPLOADED_ANNOTATION: content.uploaded} if content.uploaded else {}),
         **({ATTEMPT_ANNOTATION: content.attempt} if content.attempt else {}),
     }
     if settings.min_replicas == settings.max_replicas:
-        # Nothing is gained by Knative's activator, which would hold requests back until there are more pods.
+        # The number of pods is fixed, so Knative's activator, which queues requests until there are more pods, is of no use.
         annotations["autoscaling.knative.dev/target-burst-capacity"] = "0"
     return {
         "labels": {VERSION_LABEL: content.version},
@@ -186,58 +201,55 @@ def component_of(settings, content):
     }
 
 
-def store_in_words(settings, access_key):
-    """All that a pod is given of the store when it is made."""
+def describe_store(settings: ServiceSettings, access_key: str | None) -> str:
+    """Everything that pods get to know of the store when they are created."""
     user = f" as {access_key}" if access_key else ""
-    authority = ""
-    if settings.store_authority:
-        authority = f" trusting {hashlib.sha256(settings.store_authority.encode()).hexdigest()[:8]}"
-    return settings.store_endpoint + user + authority
+    ca = f" trusting {hashlib.sha256(settings.store_ca.encode()).hexdigest()[:8]}" if settings.store_ca else ""
+    return settings.store_endpoint + user + ca
 
 
-def model(settings, uri, args=()):
-    """What KServe's scikit-learn server serves. Its arguments come after the runtime's own, and win."""
+def model(settings: ServiceSettings, uri: str, args: Iterable[str] = ()) -> KubernetesObject:
+    """The container of KServe's scikit-learn server. `args` follow the runtime's own and override them."""
     return {
         "modelFormat": {"name": "sklearn"},
         "protocolVersion": "v1",
         "storageUri": uri,
         **({"args": list(args)} if args else {}),
-        **locked_down(settings.resources),
+        **container_limits(settings.resources),
     }
 
 
-def transformer_container(settings, uri):
+def transformer_container(settings: ServiceSettings) -> KubernetesObject:
     return {
         "name": "kserve-container",
         "image": settings.transformer_image,
-        # More than one worker breaks a KServe transformer: it scales by replicas.
+        # With more than one worker a KServe transformer fails; it scales by replicas.
         "args": ["--model_name", settings.name, "--predictor_protocol", "v1", "--workers", "1"],
-        "env": [{"name": "STORAGE_URI", "value": uri}],
-        # The port opens before the transformer knows that the predictor has the model of its own training run. Knative
-        # refuses a timeout without a period (validateReadinessProbe in its pkg/apis/serving/k8s_validation.go).
+        # The port opens before the transformer has verified the predictor's model. Knative refuses timeoutSeconds
+        # without periodSeconds (validateReadinessProbe in its pkg/apis/serving/k8s_validation.go).
         "readinessProbe": {
             "httpGet": {"path": "/v2/health/ready", "port": 8080},
             "periodSeconds": 2,
             "timeoutSeconds": 5,
         },
-        **locked_down(settings.resources),
+        **container_limits(settings.resources),
     }
 
 
-def collocated_transformer(settings):
-    """The transformer beside the predictor, by KServe's fixed name; its port is the pod's.
+def collocated_transformer(settings: ServiceSettings) -> KubernetesObject:
+    """The transformer in the predictor's pod. KServe prescribes its name; its port is the pod's.
 
     https://kserve.github.io/website/docs/model-serving/predictive-inference/transformers/collocation
     """
-    beside = transformer_container(settings, None)
-    del beside["env"]  # the storage initializer is the predictor's, and mounts what it fetched into both
-    beside["args"] += ["--predictor_host", f"localhost:{PREDICTOR_PORT}"]
-    beside["args"] += ["--transformer-path", "/mnt/models/transformer/transformer.joblib"]
-    return {**beside, "name": "transformer-container", "ports": [{"containerPort": 8080, "protocol": "TCP"}]}
+    container = transformer_container(settings)
+    # The predictor's storage initializer downloads for both containers.
+    container["args"] += ["--predictor_host", f"localhost:{COLLOCATED_PREDICTOR_PORT}"]
+    container["args"] += ["--transformer-path", "/mnt/models/transformer/transformer.joblib"]
+    return {**container, "name": "transformer-container", "ports": [{"containerPort": 8080, "protocol": "TCP"}]}
 
 
-def locked_down(resources):
-    """What each container has: its share of the node, no rights, and /tmp as the only place to write."""
+def container_limits(resources: dict[str, dict[str, str]]) -> KubernetesObject:
+    """Resources, no privileges, and /tmp as the only writable place."""
     return {
         "resources": resources,
         "securityContext": {
@@ -251,10 +263,13 @@ def locked_down(resources):
     }
 
 
-def sign(service):
-    """Annotate each component with a digest of all of them, which their revisions and pods carry too.
+# ----------------------------------------------------------------------------------------------------- signatures
 
-    With one digest, a change of one component makes new pods of the other as well: a rollback returns to a pair.
+
+def sign(service: KubernetesObject) -> KubernetesObject:
+    """Annotate each component with a digest of all components, which their revisions and pods inherit.
+
+    Since both have the same digest, a change of one creates new pods of both: a rollback returns to a pair.
     """
     digest = hashlib.sha256(json.dumps(service["spec"], sort_keys=True).encode()).hexdigest()[:16]
     for spec in service["spec"].values():
@@ -262,41 +277,44 @@ def sign(service):
     return service
 
 
-def signature(item):
+def signature(item: KubernetesObject | None) -> str | None:
     """The digest that a component, revision or pod carries, or None."""
     return annotation(item, SPEC_ANNOTATION)
 
 
-def annotation(item, name):
-    """An annotation of a component, or of an object with metadata; None without."""
+def annotation(item: KubernetesObject | None, name: str) -> str | None:
+    """An annotation of a component, or of an object with metadata, or None."""
     return (item or {}).get("metadata", item or {}).get("annotations", {}).get(name)
 
 
-def pin_transformer(service, revision):
-    """Let the transformer call one revision of the predictor, whatever the traffic split says.
+# --------------------------------------------------------------------------------------------------------- routes
 
-    Knative gives each revision a Kubernetes service of its own name. The name must be the full one: Knative's
-    activator, which stands in for a revision that is scaled down, finds the revision by it
-    (knative/serving, pkg/activator/handler/context_handler.go).
+
+def pin_transformer(service: KubernetesObject, revision: str) -> None:
+    """Make the transformer call one revision of the predictor, whatever the traffic split is.
+
+    Knative creates a Kubernetes Service named after each revision. The full host name is required: Knative's activator,
+    which receives the requests of a revision scaled to zero, resolves the revision by it (knative/serving,
+    pkg/activator/handler/context_handler.go).
     """
     host = f"{revision}.{service['metadata']['namespace']}.svc.cluster.local"
     service["spec"]["transformer"]["containers"][0]["args"] += ["--predictor_host", host]
 
 
-def standby_name(service_name):
+def standby_name(service_name: str) -> str:
     return f"{service_name}-standby"
 
 
-def standby_route(service, revisions):
-    """A Knative Route to a version that is ready and gets no requests of the service's clients.
+def standby_route(service: KubernetesObject, revisions: list[str]) -> KubernetesObject:
+    """A Knative Route to a version that is ready but gets no requests from the service's clients.
 
-    Knative gives pods only to a revision that a Route names: min-scale does not count without
-    (ScaleBounds in knative/serving, pkg/apis/autoscaling/v1alpha1/pa_lifecycle.go), nor does the retention of the last
-    pod (lastPodRetention in pkg/reconciler/autoscaling/kpa/scaler.go).
+    Knative scales a revision that no Route names to zero, whatever its min-scale (ScaleBounds in knative/serving,
+    pkg/apis/autoscaling/v1alpha1/pa_lifecycle.go) and last-pod retention (lastPodRetention in
+    pkg/reconciler/autoscaling/kpa/scaler.go).
 
     Args:
-        service: the InferenceService as the cluster has it; the Route goes with it.
-        revisions: names; requests to the Route's own host go to the first.
+        service: the InferenceService as read from the cluster; it owns the Route.
+        revisions: names; requests to the Route's host go to the first.
     """
     owner = {name: service[name] for name in ("apiVersion", "kind")}
     owner |= {name: service["metadata"][name] for name in ("name", "uid")}
@@ -318,11 +336,11 @@ def standby_route(service, revisions):
     }
 
 
-def as_yaml_without_keys(settings, version):
-    """All of it as YAML for people and for kubectl apply, the keys masked."""
+def masked_yaml(settings: ServiceSettings, version: str) -> str:
+    """All objects of a version as YAML for `kubectl apply`, the keys masked."""
     secret, *others = credentials(settings)
     masked = (
-        "# data, masked here; keys that the cluster has already stay as they are:\n"
+        "# data, masked here; keys that the cluster has already are not changed:\n"
         "#   AWS_ACCESS_KEY_ID: '********'\n#   AWS_SECRET_ACCESS_KEY: '********'\n---\n"
     )
     return (

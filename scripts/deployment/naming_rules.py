@@ -1,4 +1,4 @@
-"""What names, addresses and sizes may look like, by the rules of KServe, Kubernetes, Knative and S3.
+"""Validate names, addresses and sizes (KServe, Kubernetes, Knative and S3 rules).
 
 https://github.com/kserve/kserve/blob/v0.20.0/pkg/apis/serving/v1beta1/inference_service_validation.go
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
@@ -6,12 +6,14 @@ https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
 
 import ipaddress
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from failure import BadInput
 
 QUANTITY = (r"\d+(\.\d+)?(m|[kMGT]i?)?", "a Kubernetes quantity such as 100m, 1 or 512Mi")
 RULES = {
-    # The longest label made of it is the host name prev-NAME-transformer: 63 characters at most.
+    # The longest label derived from it is the host name prev-NAME-transformer: at most 63 characters.
     "model_name": (
         r"[a-z]([-a-z0-9]{0,44}[a-z0-9])?",
         "at most 46 lower-case letters, digits and '-', starting with a letter and not ending with '-'",
@@ -41,25 +43,27 @@ RULES = {
 }
 
 
-def check_names(values):
-    """Check the values of options, by name. Raises BadInput, which names the flag and says what it takes."""
+def check_names(values: Mapping[str, Any]) -> None:
+    """Check the values of options by their names. Raises BadInput, which names the option and what it takes."""
     for name, (pattern, form) in RULES.items():
-        value, flag = values.get(name), "--" + name.replace("_", "-")
-        if value is not None and not re.fullmatch(pattern, value):
+        value, option = values.get(name), "--" + name.replace("_", "-")
+        if value is None:
+            continue
+        if not re.fullmatch(pattern, value):
             if name == "bucket" and value == values["model_name"]:
                 raise BadInput(
-                    f"the bucket is named after --model-name where none is given, and {value!r} is no name for a "
-                    f"bucket, which has {form}: give one with --bucket"
+                    f"--model-name {value!r} is no valid bucket name, and without --bucket the bucket gets the model's "
+                    f"name: give one with --bucket ({form})"
                 )
-            raise BadInput(f"{flag} {value!r} is not allowed: it takes {form}")
-        # KServe takes a host name that contains it for one of those that it made before 0.11.
+            raise BadInput(f"{option} {value!r} is not allowed: it takes {form}")
+        # KServe mistakes a host name with this part for one of those that it created before 0.11.
         if name in ("model_name", "namespace") and "-default" in value:
-            raise BadInput(f"{flag} {value!r} is not allowed: KServe cannot route names that contain '-default'")
+            raise BadInput(f"{option} {value!r} is not allowed: KServe cannot route names that contain '-default'")
     if is_ip_address(values["bucket"]):
         raise BadInput(f"--bucket {values['bucket']!r} is not allowed: an IP address is no bucket name")
 
 
-def is_ip_address(text):
+def is_ip_address(text: str) -> bool:
     try:
         ipaddress.ip_address(text)
     except ValueError:

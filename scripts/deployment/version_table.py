@@ -1,12 +1,14 @@
-"""The versions of a model, as a person reads them."""
+"""Print the versions of a model as a human-readable table."""
+
+from typing import Any
 
 
-def print_versions(records: list[dict], shares: dict[str, int]) -> None:
-    """Print one line per version: its dates, its metrics, its share of the requests, and whose numbers it continues.
+def print_versions(records: list[dict[str, Any]], shares: dict[str, int]) -> None:
+    """Print one line per version: dates, metrics, share of the requests, and the version whose numbers it continues.
 
     Args:
-        records: what the store keeps of each version (version.json).
-        shares: percent of the requests by version; a version that the store no longer has is shown as well.
+        records: version.json of each version.
+        shares: percent of the requests by version.
     """
     row = "{:<14} {:<17} {:<17} {:>9} {:>6} {:>10} {:>8}  {}"
     print(row.format("VERSION", "TRAINED", "UPLOADED", "V-MEASURE", "ARI", "SILHOUETTE", "TRAFFIC", "NUMBERS"))

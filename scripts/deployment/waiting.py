@@ -1,11 +1,12 @@
-"""Waiting for the cluster, always with an end: until a version is ready, and until it has its requests."""
+"""Wait for the cluster, always with a timeout: until a version is ready, and until it gets its requests."""
 
 import logging
-import time
+from typing import NoReturn
 
-from deployment.deployed_service import condition_of, in_words
-from deployment.diagnosis import explain, is_ready, is_stuck, pods_of, reason, refusal, troubles, unmet_conditions
-from deployment.manifests import signature
+from deployment.deployed_service import DeployedService, ServiceState, condition_of, describe_traffic
+from deployment.diagnosis import explain, is_ready, is_stuck, pods_of, reason, rejection, troubles, unmet_conditions
+from deployment.manifests import KubernetesObject, signature
+from deployment.polling import GracePeriod, poll
 from failure import Failure
 
 STUCK_SECONDS = 30
@@ -17,119 +18,107 @@ class NotReady(Failure):
     """A version did not become ready; the reasons are in the log."""
 
 
-def poll(timeout):
-    """Yield the seconds gone, soon at first and then every two seconds, until `timeout` is over."""
-    start, pause = time.monotonic(), 0.25
-    while (gone := time.monotonic() - start) < timeout:
-        yield gone
-        time.sleep(pause)
-        pause = min(2, pause * 1.5)
+def wait_for_predictor_revision(deployed: DeployedService, spec: KubernetesObject, timeout: float) -> str | None:
+    """Wait until Knative has a revision of the predictor. Returns its name, or None in KServe's Standard mode.
 
-
-class GracePeriod:
-    """How long something that seldom recovers may last."""
-
-    def __init__(self):
-        self.since = None
-
-    def is_over(self, stuck, gone):
-        """Whether it has been stuck for too long, `gone` seconds after the start."""
-        self.since = (gone if self.since is None else self.since) if stuck else None
-        return stuck and gone - self.since >= STUCK_SECONDS
-
-
-def wait_for_predictor_revision(deployed, spec, timeout):
-    """Name of the Knative revision made of the predictor, or None in KServe's Standard mode.
-
-    Raises NotReady, the reasons logged, when KServe refuses to make it, and Failure when it takes too long.
+    Raises:
+        NotReady: KServe rejects the predictor; the reasons are in the log.
+        Failure: it takes too long.
     """
-    patience = GracePeriod()
-    for gone in poll(timeout):
-        view = deployed.fetch()
-        name = view.newest("predictor")
-        if view.on_knative and signature(view.revisions.get(name)) == signature(spec["predictor"]):
+    grace = GracePeriod(STUCK_SECONDS)
+    for elapsed in poll(timeout):
+        state = deployed.fetch()
+        name = state.newest("predictor")
+        if state.on_knative and signature(state.revisions.get(name)) == signature(spec["predictor"]):
             return name
-        if view.status.get("deploymentMode") and not view.on_knative:
+        if state.status.get("deploymentMode") and not state.on_knative:
             return None
-        if patience.is_over(refusal(view), gone):
-            give_up(deployed, view, [], gone)
-    raise Failure(f"KServe made no predictor of {deployed.name} in {timeout} s: {unmet_conditions(view)}")
+        if grace.is_over(bool(rejection(state)), elapsed):
+            give_up(deployed, state, [], elapsed)
+    raise Failure(f"KServe created no predictor of {deployed.name} in {timeout} s: {unmet_conditions(state)}")
 
 
-def wait_until_ready(deployed, spec, timeout):
-    """Tell what changes until all is ready. Raises NotReady, the reasons logged, when it is stuck or too late."""
-    told, patience = {}, GracePeriod()
-    for gone in poll(timeout):
-        view = deployed.fetch()
-        states, pods = readiness(view, spec), pods_of(view, spec)
-        for part, state in states.items():
-            if told.get(part) != state:
-                log.info("%s: %s", part, state)
-        told = states
-        if set(states.values()) == {"ready"}:
+def wait_until_ready(deployed: DeployedService, spec: KubernetesObject, timeout: float) -> None:
+    """Log each change until all parts are ready.
+
+    Raises:
+        NotReady: a part is stuck, or it takes too long; the reasons are in the log.
+    """
+    logged: dict[str, str] = {}
+    grace = GracePeriod(STUCK_SECONDS)
+    for elapsed in poll(timeout):
+        state = deployed.fetch()
+        parts, pods = readiness(state, spec), pods_of(state, spec)
+        for part, progress in parts.items():
+            if logged.get(part) != progress:
+                log.info("%s: %s", part, progress)
+        logged = parts
+        if set(parts.values()) == {"ready"}:
             return
-        failed = any(state.startswith("failed") for state in states.values())
-        if patience.is_over(failed or is_stuck(pods), gone):
+        failed = any(progress.startswith("failed") for progress in parts.values())
+        if grace.is_over(failed or is_stuck(pods), elapsed):
             break
-    give_up(deployed, view, pods, gone)
+    give_up(deployed, state, pods, elapsed)
 
 
-def give_up(deployed, view, pods, gone):
-    for line in explain(deployed.kubectl, deployed.name, view, pods):
+def give_up(deployed: DeployedService, state: ServiceState, pods: list[KubernetesObject], elapsed: float) -> NoReturn:
+    for line in explain(deployed.kubectl, deployed.name, state, pods):
         log.error("%s", line)
-    shares = view.traffic()
-    serving = f"; serving meanwhile: {in_words(shares)}" if view.on_knative and shares else ""
-    raise NotReady(f"{deployed.name} is not ready after {gone:.0f} s, see the reasons above{serving}")
+    shares = state.traffic()
+    serving = f"; serving meanwhile: {describe_traffic(shares)}" if state.on_knative and shares else ""
+    raise NotReady(f"{deployed.name} is not ready after {elapsed:.0f} s, see the reasons above{serving}")
 
 
-def readiness(view, spec):
-    """State of each component and of the ingress in words: ready, or what is missing."""
-    states = {}
-    for name in spec:
-        condition, status = view.condition(f"{name.capitalize()}Ready"), view.component(name)
-        refused = reason(condition) if condition.get("reason") == "ReconcileFailed" else None
-        if view.on_knative:
-            created = status.get("latestCreatedRevision")
-            current = signature(view.revisions.get(created)) == signature(spec[name])
-            ready = current and status.get("latestReadyRevision") == created
-            # The component's own condition may still tell of the revision before, or of a route without any.
-            own = condition_of(view.revisions.get(created), "Ready")
-            pods = pods_of(view, {name: spec[name]})
-            if own["status"] == "False" and pods and not any(troubles(pod) for pod in pods):
-                own = condition = {"status": "Unknown"}  # both tell why there was no room until the pods are ready
-        else:
-            own = condition
-            current, ready = True, any(is_ready(pod) for pod in view.pods if signature(pod) == signature(spec[name]))
-        if ready and condition["status"] == "True":
-            states[name] = "ready"
-        elif refused or (current and own["status"] == "False"):
-            states[name] = f"failed, {refused or reason(own)}"
-        else:
-            states[name] = ", ".join(filter(None, ("starting", reason(condition) if current else "")))
-    ingress = view.condition("IngressReady")
-    done = ingress["status"] == view.condition("Ready")["status"] == "True"
-    return {**states, "ingress": "ready" if done else ", ".join(filter(None, ("waiting", reason(ingress))))}
+def readiness(state: ServiceState, spec: KubernetesObject) -> dict[str, str]:
+    """Progress of each component and of the ingress: "ready", or what is missing."""
+    parts = {name: component_readiness(state, name, spec[name]) for name in spec}
+    ingress = state.condition("IngressReady")
+    done = ingress["status"] == state.condition("Ready")["status"] == "True"
+    return {**parts, "ingress": "ready" if done else ", ".join(filter(None, ("waiting", reason(ingress))))}
 
 
-def wait_for_share(deployed, share, timeout):
-    """Wait until the newest version gets `share` percent of the requests. Returns a ServiceState."""
+def component_readiness(state: ServiceState, name: str, part: KubernetesObject) -> str:
+    """Progress of one component: "ready", or "starting" or "failed" with the reason."""
+    condition, status = state.condition(f"{name.capitalize()}Ready"), state.component(name)
+    rejected = reason(condition) if condition.get("reason") == "ReconcileFailed" else None
+    if state.on_knative:
+        created = status.get("latestCreatedRevision", "")
+        current = signature(state.revisions.get(created)) == signature(part)
+        ready = current and status.get("latestReadyRevision") == created
+        # The component's own condition may still be about the previous revision, or about a route without any.
+        own = condition_of(state.revisions.get(created), "Ready")
+        pods = pods_of(state, {name: part})
+        if own["status"] == "False" and pods and not any(troubles(pod) for pod in pods):
+            own = condition = {"status": "Unknown"}  # until the pods are ready, both still report a lack of room
+    else:
+        own = condition
+        current, ready = True, any(is_ready(pod) for pod in state.pods if signature(pod) == signature(part))
+    if ready and condition["status"] == "True":
+        return "ready"
+    if rejected or (current and own["status"] == "False"):
+        return f"failed, {rejected or reason(own)}"
+    return ", ".join(filter(None, ("starting", reason(condition) if current else "")))
+
+
+def wait_for_share(deployed: DeployedService, share: int, timeout: float) -> ServiceState:
+    """Wait until the newest version gets `share` percent of the requests."""
     for _ in poll(timeout):
-        view = deployed.fetch()
-        got = view.shares(view.front).get(view.newest(), 0) if view.on_knative else 100
-        if got == share and view.condition("Ready")["status"] == "True":
-            return view
+        state = deployed.fetch()
+        got = state.shares(state.entry).get(state.newest(), 0) if state.on_knative else 100
+        if got == share and state.condition("Ready")["status"] == "True":
+            return state
     raise Failure(
         f"{deployed.name} is ready, but its newest version does not get {share} % of the requests after {timeout} s: "
-        f"{in_words(view.traffic())}; {unmet_conditions(view)}"
+        f"{describe_traffic(state.traffic())}; {unmet_conditions(state)}"
     )
 
 
-def wait_for_standby(deployed, revision, timeout):
-    """Wait until the Route of the version that stands by leads to a revision. Returns its host."""
+def wait_for_standby(deployed: DeployedService, revision: str, timeout: float) -> str:
+    """Wait until the Route to the standby version resolves to a revision. Returns its host."""
     for _ in poll(timeout):
-        status, _ = deployed.fetch().standby()
-        leads_to = {target["revisionName"] for target in status.get("traffic", []) if target.get("percent")}
+        status = deployed.fetch().standby_status
+        targets = {target["revisionName"] for target in status.get("traffic", []) if target.get("percent")}
         ready = {"type": "Ready", "status": "True"}
-        if leads_to == {revision} and any(ready.items() <= found.items() for found in status.get("conditions", [])):
+        if targets == {revision} and any(ready.items() <= found.items() for found in status.get("conditions", [])):
             return status["url"].split("://")[1]
-    raise Failure(f"the new version of {deployed.name} is ready, but got no address of its own in {timeout} s")
+    raise Failure(f"the new version of {deployed.name} is ready, but its own route is not after {timeout} s")

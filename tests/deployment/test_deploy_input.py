@@ -281,8 +281,8 @@ def test_namespace_that_is_being_deleted(deploy, cluster, kserve):
 
 def test_canary_promote_and_rollback_need_a_service(deploy, cluster, kserve):
     one_line(deploy(0, "--canary", "10"), 2, "no textclustering", "without --canary")
-    one_line(deploy(0, "--promote"), 2, "no inference service textclustering")
-    one_line(deploy(0, "--rollback"), 2, "no inference service textclustering")
+    one_line(deploy(0, "--promote"), 2, "no InferenceService textclustering")
+    one_line(deploy(0, "--rollback"), 2, "no InferenceService textclustering")
 
 
 def test_interrupt_ends_with_130_and_no_traceback(cluster, store, training_runs):

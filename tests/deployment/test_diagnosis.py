@@ -1,11 +1,11 @@
-"""Why a pod is not ready, from what the kubelet, the scheduler and the storage initializer really say."""
+"""Reasons why a pod is not ready, from real messages of the kubelet, the scheduler and the storage initializer."""
 
 from types import SimpleNamespace
 
 import pytest
 
 from deployment.deployed_service import ServiceState
-from deployment.diagnosis import advise, is_over, is_stuck, refusal, troubles, warnings
+from deployment.diagnosis import advise, is_resolved, is_stuck, rejection, troubles, warnings
 from deployment.waiting import readiness
 
 
@@ -44,7 +44,7 @@ def test_a_container_that_crashes_after_some_seconds_is_stuck_also_while_it_runs
     assert troubles(pod(running(2), ready="True")) == []
 
 
-def test_out_of_memory_is_said_in_crash_loop_back_off():
+def test_out_of_memory_is_reported_in_crash_loop_back_off():
     [(_, kind, message)] = troubles(
         pod(waiting("CrashLoopBackOff", "back-off 10s", {"reason": "OOMKilled", "exitCode": 137}))
     )
@@ -58,20 +58,20 @@ def test_a_crash_is_not_hidden_by_a_pod_without_room():
     assert len(given) == 2 and "its log" in given[0] and "no node has room" in given[1]
 
 
-def test_of_a_log_that_stands_for_the_reason_the_last_line_is_told():
+def test_of_a_log_that_stands_for_the_reason_the_last_line_is_reported():
     log = "usage: __main__.py [-h]\n  [--http_port HTTP_PORT]\n__main__.py: error: --model_dir is required\n"
     ended = {"reason": "Error", "exitCode": 2, "message": log}
     [(_, _, message)] = troubles(pod(waiting("CrashLoopBackOff", "back-off 40s", ended)))
     assert message == "back-off 40s (Error, exit status 2, __main__.py: error: --model_dir is required)"
 
 
-def test_a_pod_that_got_its_room_is_not_said_to_lack_it():
+def test_a_pod_that_found_room_is_not_reported_to_lack_it():
     event = "FailedScheduling: 0/1 nodes are available: 1 Insufficient cpu."
-    assert is_over(event, pod()) and not is_over(event, pod(scheduled="False"))
-    assert not is_over("Failed: Failed to pull image", pod())
+    assert is_resolved(event, pod()) and not is_resolved(event, pod(scheduled="False"))
+    assert not is_resolved("Failed: Failed to pull image", pod())
 
 
-def test_two_controllers_that_collided_are_no_reason():
+def test_an_update_conflict_of_two_controllers_is_no_reason():
     collided = 'Operation cannot be fulfilled on inferenceservices "x": the object has been modified; please apply'
     events = [{"reason": "InternalError", "message": text} for text in (collided, "no runtime found")]
     kubectl = SimpleNamespace(get=lambda *what: {"items": events})
@@ -87,7 +87,7 @@ PULL = 'ImagePullBackOff Back-off pulling image "r.example.org/t:1": ErrImagePul
         (PULL + "not found", "check its name, push it"),
         (PULL + "failed to authorize: 403 Forbidden", "--image-pull-secret"),
         (PULL + "pull access denied, repository does not exist or may require authorization", "--image-pull-secret"),
-        (PULL + "tls: failed to verify certificate: x509: certificate signed by unknown authority", "its authority"),
+        (PULL + "tls: failed to verify certificate: x509: certificate signed by unknown authority", "add its CA"),
         (PULL + "no match for platform in manifest: not found", "another processor"),
         ('Unable to fetch image "r/t:1": Get "https://r/v2/": 401 Unauthorized', "--image-pull-secret"),
         ("CreateContainerError Error response from daemon: no command specified", "transformer.Dockerfile"),
@@ -114,7 +114,7 @@ def test_one_piece_of_advice_for_each_cause(said, advice):
         ("exec /venv/bin/python: exec format error", "another processor"),
     ],
 )
-def test_the_log_of_a_container_says_what_is_wrong_with_the_store(logged, advice):
+def test_the_log_of_a_container_leads_to_advice_about_the_store(logged, advice):
     given = advise("CrashLoopBackOff back-off 10s restarting failed container", logged)
     assert len(given) == 1 and advice in given[0]
 
@@ -131,20 +131,20 @@ def on_knative(spec: dict, predictor_ready: dict) -> dict:
     }
 
 
-def test_a_new_revision_has_not_failed_because_the_one_before_did():
-    """As Knative has it after a first revision that failed: the route still says that there is none."""
+def test_a_new_revision_has_not_failed_because_the_previous_one_did():
+    """Knative's state after a first revision that failed: the route still reports that there is none."""
     spec = {"predictor": {"annotations": {"mlops-poc/spec-sha256": "new"}}}
     service = on_knative(spec, {"status": "False", "message": "no ready Revision"})
     own = {"type": "Ready", "status": "Unknown"}
     revision = {"metadata": spec["predictor"], "status": {"conditions": [own]}}
-    view = ServiceState(service, {"p-00002": revision}, {}, [])
-    assert readiness(view, spec)["predictor"].startswith("starting")
+    state = ServiceState(service, {"p-00002": revision}, {}, [])
+    assert readiness(state, spec)["predictor"].startswith("starting")
     own |= {"status": "False", "message": "it crashes"}
-    assert readiness(view, spec)["predictor"] == "failed, it crashes"
+    assert readiness(state, spec)["predictor"] == "failed, it crashes"
 
 
-def test_a_version_that_got_its_room_has_not_failed():
-    """As Knative has it: the revision tells of the missing room until its pods are ready."""
+def test_a_version_that_found_room_has_not_failed():
+    """Knative's state: the revision reports the lack of room until its pods are ready."""
     no_room = {"status": "False", "message": "0/1 nodes are available: 1 Insufficient cpu."}
     spec = {"predictor": {"annotations": {"mlops-poc/spec-sha256": "new"}}}
     service = on_knative(spec, no_room)
@@ -157,7 +157,7 @@ def test_a_version_that_got_its_room_has_not_failed():
     assert readiness(ServiceState(service, {"p-00002": revision}, {}, [starts]), spec)["predictor"] == "starting"
 
 
-def test_a_missing_runtime_is_a_refusal():
+def test_a_missing_runtime_is_a_rejection():
     failure = {"reason": "NoSupportingRuntime", "message": "No runtime found to support specified framework/version"}
     status = {"modelStatus": {"transitionStatus": "InvalidSpec", "lastFailureInfo": failure}}
-    assert "No runtime found" in refusal(ServiceState({"status": status, "spec": {}}, {}, {}, []))
+    assert "No runtime found" in rejection(ServiceState({"status": status, "spec": {}}, {}, {}, []))

@@ -237,11 +237,11 @@ def test_the_version_that_serves_is_not_made_again_after_another_failed_or_was_r
     first = version(succeeded(deploy(0, ingress=kserve.ingress)))
     second = version(succeeded(deploy(1, ingress=kserve.ingress)))
     succeeded(deploy(1, "--rollback", ingress=kserve.ingress))
-    assert "It serves already" in succeeded(deploy(0, ingress=kserve.ingress)).err
+    assert "serves already" in succeeded(deploy(0, ingress=kserve.ingress)).err
     succeeded(deploy(1, ingress=kserve.ingress))
     kserve.failing = {"predictor"}
     assert deploy(2, ingress=kserve.ingress).code == 1
-    assert "It serves already" in succeeded(deploy(1, ingress=kserve.ingress)).err
+    assert "serves already" in succeeded(deploy(1, ingress=kserve.ingress)).err
     assert traffic(cluster) == {second: 100}
     assert len(kserve.pods[cluster.namespace, "textclustering", "predictor"]) == 3, "of each version one pair"
     eventually_running(kserve, cluster, first, second)  # the version before it is not forgotten
@@ -311,7 +311,7 @@ def test_image_missing_says_so_and_the_previous_version_keeps_serving(deploy, cl
     done = deploy(1, "--transformer-image", "docker.io/mlops-poc/nothing:1", ingress=kserve.ingress)
     assert done.code == 1
     assert "ImagePullBackOff" in done.err and "docker.io/mlops-poc/nothing:1" in done.err
-    assert "What to do: the image cannot be had" in done.err
+    assert "What to do: the image cannot be pulled" in done.err
     assert f"serving meanwhile: {first} 100 %" in done.err.splitlines()[-1]
     assert traffic(cluster) == {first: 100}
     succeeded(deploy(1, "--rollback", ingress=kserve.ingress))
@@ -370,10 +370,10 @@ def test_deploy_canary_promote_rollback_with_real_downloads_and_models(deploy, c
     """KServe's storage initializer, a scikit-learn predictor and the transformer of this repository serve it."""
     with stub_kserve(cluster, tmp_path, serve=True) as stub:
         first = succeeded(deploy(0, ingress=stub.ingress, timeout=240))
-        number = json.loads(re.search(r"answers: (.*)", first.err)[1])["predictions"][0]
+        number = json.loads(re.search(r"returns (.*) for:", first.err)[1])["predictions"][0]
         clusters = json.loads((training_runs[0] / "clusters.json").read_text())["clusters"]
         terms = " ".join(term for term, _ in clusters[number]["terms"])
-        assert f"Cluster {number}: {terms}" in first.err and terms in first.out, "its own terms, its own cluster"
+        assert f"for: {terms}" in first.err and terms in first.out, "its own terms, its own cluster"
         for pod in stub.pods[cluster.namespace, "textclustering", "predictor"]:
             assert os.listdir(stub.work / cluster.namespace / pod.name) == ["model.joblib"]
         curl = subprocess.run(first.out, shell=True, capture_output=True, text=True)
@@ -381,5 +381,5 @@ def test_deploy_canary_promote_rollback_with_real_downloads_and_models(deploy, c
         succeeded(deploy(1, "--canary", "50", ingress=stub.ingress, timeout=240))
         assert pins(cluster, stub) == {key: key for key in pins(cluster, stub)} and len(pins(cluster, stub)) == 2
         for flag in ("--promote", "--rollback"):
-            assert "answers" in succeeded(deploy(1, flag, ingress=stub.ingress, timeout=240)).err
+            assert "returns" in succeeded(deploy(1, flag, ingress=stub.ingress, timeout=240)).err
         assert traffic(cluster) == {version(first): 100}

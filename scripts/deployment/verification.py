@@ -1,0 +1,38 @@
+"""Verify that a deployed service answers, and log the reason if it does not."""
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator
+
+from deployment.deployed_service import DeployedService, ServiceState
+from deployment.diagnosis import explain, is_ready, revision_of
+from deployment.gateway import Gateway, NoAnswer
+
+log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def reasons_logged(deployed: DeployedService, state: ServiceState) -> Iterator[None]:
+    """If the gateway reaches the service but gets no prediction, log the troubles of the service's pods."""
+    try:
+        yield
+    except NoAnswer as error:
+        if error.status not in (None, 404):
+            pods = [pod for pod in state.pods if not state.on_knative or revision_of(pod) in state.serving()]
+            for line in explain(deployed.kubectl, deployed.name, state, [pod for pod in pods if not is_ready(pod)]):
+                log.error("%s", line)
+        raise
+
+
+def send_sample(gateway: Gateway, deployed: DeployedService, state: ServiceState) -> None:
+    """Send a sample request, log the answer, and print the command that repeats it."""
+    text = "The team won the game"
+    with reasons_logged(deployed, state):
+        numbers = gateway.predict(state.host, [text])
+    log_prediction(gateway, numbers, text)
+    print(gateway.curl(state.host, text))
+
+
+def log_prediction(gateway: Gateway, numbers: list[int], text: str) -> None:
+    log.info("%s returns %s for: %s", gateway.model_name, json.dumps({"predictions": numbers}), text)
