@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Give clusters names.
+"""Name clusters.
 
-    python ./scripts/name_clusters.py > names.txt       the clusters, to be named with an editor
-    python ./scripts/name_clusters.py names.txt         put the names into clusters.json and report.html
+    python ./scripts/name_clusters.py > names.txt       write a template, to be completed in an editor
+    python ./scripts/name_clusters.py names.txt         write the names into clusters.json and report.html
 
-A line of names.txt is a number and a name, "6 Ice hockey"; what follows a # is for the reader only. A number without a
-name, or without a line, has none. With the model the names travel to the service, and with --like to the next model.
+A line of names.txt is a cluster number and a name, "6 Ice hockey"; text after a # is ignored. Clusters without a name
+or a line are left unnamed. The names are part of the model: the service shows them, and --like inherits them.
 """
 
 import argparse
@@ -24,8 +24,8 @@ log = logging.getLogger(Path(__file__).name)
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="?", type=Path, metavar="FILE", help="numbers and names")
-    parser.add_argument("--model-dir", type=Path, default=Path("."), metavar="DIR", help="where clusters.json is (.)")
+    parser.add_argument("names", nargs="?", type=Path, metavar="FILE", help="file with cluster numbers and names")
+    parser.add_argument("--model-dir", type=Path, default=Path("."), metavar="DIR", help="folder of clusters.json (.)")
     return parser.parse_args()
 
 
@@ -40,7 +40,7 @@ def name_clusters(arguments: argparse.Namespace) -> None:
     summary = read_summary(arguments.model_dir / CLUSTERS_FILE)
     if not arguments.names:
         return print(template(summary), end="")
-    give_names(summary, read_names(arguments.names, [cluster["cluster"] for cluster in summary["clusters"]]))
+    set_names(summary, read_names(arguments.names, [cluster["cluster"] for cluster in summary["clusters"]]))
     texts = {CLUSTERS_FILE: as_json(summary)}
     report = arguments.model_dir / REPORT_FILE
     if report.exists():
@@ -60,10 +60,10 @@ def template(summary: dict) -> str:
 
 
 def read_names(path: Path, numbers: list[int]) -> dict[int, str]:
-    """Names by the number of the cluster.
+    """Read names by cluster number.
 
     Raises:
-        ArtefactError: a line is not a number of a cluster and a name.
+        ArtefactError: the file is not UTF-8, or a line is not a cluster number and a name.
     """
     names: dict[int, str] = {}
     try:
@@ -71,13 +71,13 @@ def read_names(path: Path, numbers: list[int]) -> dict[int, str]:
     except UnicodeDecodeError as error:
         raise ArtefactError(f"{path} is not UTF-8 ({error}).") from error
     for line_number, line in enumerate(lines, start=1):
-        number, name = re.fullmatch(r"\s*(\S*)\s*(.*?)\s*", line.partition("#")[0]).groups()
-        if not number:
+        if not (words := line.partition("#")[0].split(maxsplit=1)):
             continue
+        number, name = words[0], "".join(words[1:]).strip()
         if not number.isdecimal() or int(number) not in numbers:
             raise ArtefactError(
-                f"line {line_number} of {path} begins with {number!r}, which is no cluster of this model: "
-                f"they are {', '.join(map(str, numbers))}."
+                f"line {line_number} of {path} begins with {number!r}, which is not a cluster of this model: "
+                f"these are {', '.join(map(str, numbers))}."
             )
         if int(number) in names:
             raise ArtefactError(f"line {line_number} of {path} names cluster {number} again.")
@@ -85,7 +85,7 @@ def read_names(path: Path, numbers: list[int]) -> dict[int, str]:
     return names
 
 
-def give_names(summary: dict, names: dict[int, str]):
+def set_names(summary: dict, names: dict[int, str]) -> None:
     for cluster in summary["clusters"]:
         cluster.pop("name", None)
         if names.get(cluster["cluster"]):
@@ -93,7 +93,7 @@ def give_names(summary: dict, names: dict[int, str]):
 
 
 def name_report(page: str, summary: dict) -> str:
-    """Put names into the places for them in a report: <b data-name="NUMBER"></b>."""
+    """Replace the names in a report: <b data-name="NUMBER">NAME</b>."""
     names = {str(cluster["cluster"]): html.escape(cluster.get("name", "")) for cluster in summary["clusters"]}
     return re.sub(
         r'(<b data-name="(\d+)">)[^<]*(</b>)', lambda match: match[1] + names.get(match[2], "") + match[3], page

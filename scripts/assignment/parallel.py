@@ -10,6 +10,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import joblib
 from joblib import Parallel, delayed
@@ -36,7 +37,7 @@ def add_engine_options(parser: argparse.ArgumentParser):
 
 def assign_all(
     assigner: Assigner, batches: Iterable[Batch], method: str, total: int | None, jobs: int, dask: str | None
-) -> Iterator[tuple[Batch, object]]:
+) -> Iterator[tuple[Batch, Any]]:
     """Assign the documents of batches in parallel, in their order; a few batches are under way at a time.
 
     Args:
@@ -104,7 +105,7 @@ def load_assigner(model: Path) -> Assigner:
     return joblib.load(model)
 
 
-def with_progress(results: Iterable[tuple[Batch, object]], total: int | None) -> Iterator[tuple[Batch, object]]:
+def with_progress(results: Iterable[tuple[Batch, Any]], total: int | None) -> Iterator[tuple[Batch, object]]:
     """Pass results on, and log now and then how far they are, how fast, and how long the rest will take."""
     done = first = 0
     started = None

@@ -1,9 +1,9 @@
-"""How many clusters a corpus without labels has: the number at which its halves find the most clusters in common.
+"""Choose the number of clusters without labels: the number at which two halves of the corpus agree best.
 
-Each half of the documents is clustered by itself, and the clusters of both halves then say where all documents belong.
-A cluster is found again if one of the other half shares more than half of the documents of both (Jaccard index). With
-too few clusters it is chance which topics share one, with too many which is split. After Hennig, "Cluster-wise
-assessment of cluster stability", Computational Statistics and Data Analysis 52, 2007.
+Each half of the documents is clustered separately, and both clusterings are extended to all documents. A cluster is
+reproduced if its Jaccard index with a cluster of the other half exceeds 0.5. With too few clusters, chance decides
+which topics are joined, with too many, which are split. After Hennig, "Cluster-wise assessment of cluster stability",
+Computational Statistics and Data Analysis 52, 2007.
 """
 
 import argparse
@@ -16,24 +16,25 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.metrics.cluster import contingency_matrix
 from sklearn.preprocessing import normalize
 
-from training.clustering import assign, search, squared_idf_factors, sums
+from training.clustering import squared_idf_factors
+from training.k_means import cluster_sums, nearest_centroids, run_from_random_starts
 from training.self_training import membership_directions
 
 SAMPLE = 5_000
 NUMBERS = 10
 SPLITS = 12
-ATTEMPTS = 4
+RUNS = 4
 AUTO = (5, 50)
-DOCUMENTS_PER_CLUSTER = 5  # fewer are no cluster that anybody would tell from chance
+DOCUMENTS_PER_CLUSTER = 5  # nobody could tell a smaller cluster from chance
 
 log = logging.getLogger("text_clustering")
 
 
 def cluster_numbers(text: str) -> tuple[int, int]:
-    """The lowest and the highest number of clusters that an argument allows: "20", "10-40" or "auto".
+    """Parse a number of clusters, a range, or "auto": "20", "10-40"; returns the lowest and the highest number.
 
     Raises:
-        argparse.ArgumentTypeError: it is none of these.
+        argparse.ArgumentTypeError: the text is none of these.
     """
     if text == "auto":
         return AUTO
@@ -42,52 +43,58 @@ def cluster_numbers(text: str) -> tuple[int, int]:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number, nor a range such as 10-40, nor auto")
     numbers = int(lowest), int(highest or lowest)
     if not 1 <= numbers[0] <= numbers[1]:
-        raise argparse.ArgumentTypeError(f"{text!r} is no range of positive numbers, the lower one first")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a range of positive numbers, the lower one first")
     return numbers
 
 
-def choose_clusters(weights: csr_matrix, lowest: int, highest: int, lsa: int, seed: int) -> tuple[int, dict]:
-    """Try some numbers of clusters from lowest to highest.
+def choose_clusters(
+    weights: csr_matrix, lowest: int, highest: int, lsa: int, seed: int
+) -> tuple[int, dict[int, float]]:
+    """Try several numbers of clusters from lowest to highest.
 
     Args:
         weights: TF-IDF, unit rows of shape (documents, terms).
 
     Returns:
-        The number that is chosen, and by number the share of clusters that both halves find.
+        The chosen number, and the share of reproduced clusters by number of clusters.
     """
     generator = np.random.default_rng(seed)
     sample = np.sort(generator.permutation(weights.shape[0])[:SAMPLE])
-    light = normalize(weights[sample] @ diags(squared_idf_factors(weights))).astype(np.float32)
+    reweighted = normalize(weights[sample] @ diags(squared_idf_factors(weights))).astype(np.float32)
     highest = max(min(highest, len(sample) // (2 * DOCUMENTS_PER_CLUSTER)), lowest)
-    dimensions = min(lsa, *(size - 1 for size in light.shape))
-    vectors = normalize(TruncatedSVD(dimensions, n_iter=3, random_state=seed).fit_transform(light))
+    dimensions = min(lsa, *(size - 1 for size in reweighted.shape))
+    vectors = normalize(TruncatedSVD(dimensions, n_iter=3, random_state=seed).fit_transform(reweighted))
     halves = [np.array_split(generator.permutation(len(sample)), 2) for _ in range(SPLITS)]
 
     shares = {}
     for number in sorted(set(np.geomspace(lowest, highest, NUMBERS).round().astype(int).tolist())):
         shares[number] = [
-            share_found_again(*(labels_by(light, vectors, half, number, generator) for half in both), number)
-            for both in halves
+            share_reproduced(
+                labels_from_half(reweighted, vectors, one, number, generator),
+                labels_from_half(reweighted, vectors, other, number, generator),
+                number,
+            )
+            for one, other in halves
         ]
-        log.info("%d clusters: halves have %.1f of them in common", number, number * np.mean(shares[number]))
+        log.info("%d clusters: both halves reproduce %.1f of them", number, number * np.mean(shares[number]))
     chosen = best(shares)
-    log.info("Chose %d clusters: there, halves have most in common, those that they have not counted off", chosen)
+    log.info("Chose %d clusters, where the number reproduced minus the number not reproduced is highest", chosen)
     if chosen in (lowest, highest) and lowest < highest:
-        log.warning("%d is at an end of the range %d-%d: a wider one may hold a better number", chosen, lowest, highest)
+        log.warning("%d is at an end of the range %d-%d: try a wider range", chosen, lowest, highest)
     return chosen, {number: round(float(np.mean(values)), 4) for number, values in shares.items()}
 
 
-def labels_by(
+def labels_from_half(
     weights: csr_matrix, vectors: np.ndarray, half: np.ndarray, clusters: int, generator: np.random.Generator
 ) -> np.ndarray:
-    """The cluster of every document by what a half of them teaches."""
-    _, labels = search(vectors[half], clusters, ATTEMPTS, generator)[0]
-    turned = normalize(weights @ membership_directions(weights[half], labels, clusters))
-    return assign(turned, sums(turned[half], labels, clusters))
+    """Cluster one half of the documents; returns the cluster of every document."""
+    _, labels = run_from_random_starts(vectors[half], clusters, RUNS, generator)[0]
+    rotated = normalize(weights @ membership_directions(weights[half], labels, clusters))
+    return nearest_centroids(rotated, cluster_sums(rotated[half], labels, clusters))
 
 
-def share_found_again(one: np.ndarray, other: np.ndarray, clusters: int) -> float:
-    """The share of clusters that have more than half of their documents, and of their partner's, in common."""
+def share_reproduced(one: np.ndarray, other: np.ndarray, clusters: int) -> float:
+    """The share of clusters whose Jaccard index with their counterpart exceeds 0.5."""
     together = contingency_matrix(one, other)
     pairs = linear_sum_assignment(together, maximize=True)
     either = (together.sum(axis=1)[:, None] + together.sum(axis=0) - together)[pairs]
@@ -95,12 +102,12 @@ def share_found_again(one: np.ndarray, other: np.ndarray, clusters: int) -> floa
 
 
 def best(shares: dict[int, list[float]]) -> int:
-    """The number with the most clusters that are found again, less those that are not.
+    """The number of clusters at which most are reproduced, minus those that are not.
 
-    Of those that are no worse by more than a standard error it is the largest: a topic in two parts is easily seen.
+    Of the numbers within a standard error of the best, the largest is taken: a topic in two parts is easily recognised.
 
     Args:
-        shares: of the clusters found again, in each of the splits, by number.
+        shares: the share of reproduced clusters in each split, by number of clusters.
     """
     gains = {number: number * (2 * np.array(values) - 1) for number, values in shares.items()}
     top = max(gains.values(), key=np.mean)

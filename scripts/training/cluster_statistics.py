@@ -1,8 +1,8 @@
-"""What all documents together say of the clusters, gathered batch by batch: sizes, terms, examples, agreement."""
+"""Cluster statistics accumulated batch by batch: sizes, top terms, example documents, agreement with labels."""
 
 from bisect import insort
 from collections import Counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn import metrics
@@ -12,13 +12,13 @@ from model.assigner import NO_CLUSTER, Assigned, TermSums
 
 TOP_TERMS = 10
 CENTRAL_DOCUMENTS = 5
-DOUBTFUL_DOCUMENTS = 3
+BORDERLINE_DOCUMENTS = 3
 
 
 class Example(NamedTuple):
-    """A document that shows what a cluster is about, or where it ends."""
+    """A central or a borderline document of a cluster."""
 
-    rank: tuple  # by which examples are sorted, the best first
+    rank: tuple[float, int]  # examples are sorted by it, in ascending order
     title: str
     text: str
     label: str | None
@@ -28,16 +28,17 @@ class Example(NamedTuple):
 
 
 class Examples:
-    """The few documents of lowest rank and different titles."""
+    """The documents of lowest rank, with different titles."""
 
     def __init__(self, size: int):
-        self.size, self.best = size, []
+        self.size = size
+        self.best: list[Example] = []
 
     def limit(self) -> float:
-        """No document of this rank or above gets in."""
+        """Documents of this rank or above are not added."""
         return self.best[-1].rank[0] if len(self.best) == self.size else np.inf
 
-    def add(self, example: Example):
+    def add(self, example: Example) -> None:
         for other in self.best:
             if other.title == example.title:
                 if other.rank <= example.rank:
@@ -49,11 +50,11 @@ class Examples:
 
 
 class ClusterStatistics:
-    """Counts of the documents that were assigned.
+    """Statistics of the assigned documents.
 
     Args:
-        rows: of centroids.
-        terms: in the vocabulary.
+        rows: number of centroids, including placeholders of unused numbers.
+        terms: size of the vocabulary.
     """
 
     def __init__(self, rows: int, terms: int):
@@ -61,18 +62,19 @@ class ClusterStatistics:
         self.sizes = np.zeros(rows, dtype=np.int64)
         self.term_weights, self.term_documents = np.zeros((rows, terms)), np.zeros((rows, terms))
         self.central = [Examples(CENTRAL_DOCUMENTS) for _ in range(rows)]
-        self.doubtful = [Examples(DOUBTFUL_DOCUMENTS) for _ in range(rows)]
-        self.label_codes = {}
-        self.labelled = []  # pairs of arrays: label codes and clusters of the documents that have both
+        self.borderline = [Examples(BORDERLINE_DOCUMENTS) for _ in range(rows)]
+        self.label_codes: dict[str, int] = {}
+        # Pairs of arrays: label codes and clusters of the documents that have both.
+        self.labelled: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def add(self, batch: Batch, assigned: Assigned, sums: TermSums):
+    def add(self, batch: Batch, assigned: Assigned, sums: TermSums) -> None:
         known = assigned.clusters != NO_CLUSTER
         self.sizes += np.bincount(assigned.clusters[known], minlength=len(self.sizes))
         for total, part in ((self.term_weights, sums.weights), (self.term_documents, sums.documents)):
             part = part.tocoo()
             total[part.row, part.col] += part.data
         self.add_examples(self.central, -assigned.similarities, batch, assigned)
-        self.add_examples(self.doubtful, assigned.margins, batch, assigned)
+        self.add_examples(self.borderline, assigned.margins, batch, assigned)
         codes = [
             self.label_codes.setdefault(label, len(self.label_codes)) for label in batch.labels if label is not None
         ]
@@ -83,14 +85,14 @@ class ClusterStatistics:
         self.documents += len(known)
         self.unknown += int(np.sum(~known))
 
-    def add_examples(self, examples: list[Examples], ranks: np.ndarray, batch: Batch, assigned: Assigned):
-        """Offer the documents of a batch as examples of their clusters."""
+    def add_examples(self, examples: list[Examples], ranks: np.ndarray, batch: Batch, assigned: Assigned) -> None:
+        """Add the documents of a batch that are better examples of their clusters than those found so far."""
         limits = np.array([example.limit() for example in examples])
         candidates = np.flatnonzero((assigned.clusters != NO_CLUSTER) & (ranks < limits[assigned.clusters]))
         for place in candidates[np.argsort(ranks[candidates], kind="stable")].tolist():
-            mine = examples[assigned.clusters[place]]
-            if ranks[place] < mine.limit():
-                mine.add(
+            own = examples[assigned.clusters[place]]
+            if ranks[place] < own.limit():
+                own.add(
                     Example(
                         (float(ranks[place]), self.documents + place),
                         batch.titles[place],
@@ -102,13 +104,17 @@ class ClusterStatistics:
                     )
                 )
 
-    def describe(self, number: int, terms: np.ndarray) -> dict:
-        """Tell what a cluster is about, as clusters.json has it: its size, its top terms, its central documents.
+    def describe(self, number: int, terms: np.ndarray) -> dict[str, Any]:
+        """Describe a cluster as in clusters.json: its size, top terms and central documents.
 
-        The weight of a term is its mean TF-IDF in the cluster, times the share of the cluster's documents that have it,
-        times the logarithm of how much larger that share is than elsewhere, to the power of 1.5. Without the shares, the
-        words of one long thread and the names of those who post much would come before the words of the topic; with a
-        smaller power "you" and "for" would, with a larger one the names again.
+        The weight of a term is its mean TF-IDF in the cluster, times the share of the cluster's documents that contain
+        it, times the logarithm of the ratio of that share to the share elsewhere, to the power of 1.5. Without the
+        shares, the words of one long thread and the names of frequent authors would rank above the words of the topic;
+        with a smaller power, "you" and "for" would, with a larger one, the names again.
+
+        Args:
+            number: of the cluster.
+            terms: the vocabulary, shape (terms,).
         """
         count = max(int(self.sizes[number]), 1)
         share = self.term_documents[number] / count
@@ -124,8 +130,8 @@ class ClusterStatistics:
             "titles": [example.title for example in self.central[number].best],
         }
 
-    def agreement(self) -> dict:
-        """Scores of the clusters against the labels, over the documents that have one; none without two labels."""
+    def agreement(self) -> dict[str, float]:
+        """Score the clusters against the labels of the documents that have one; empty with fewer than two labels."""
         if not self.labels:
             return {}
         codes, clusters = map(np.concatenate, zip(*self.labelled))
@@ -142,12 +148,13 @@ class ClusterStatistics:
 
     @property
     def labels(self) -> int:
-        """The number of different labels, if there is more than one to compare the clusters with."""
+        """The number of different labels; 0 if there is only one, which clusters cannot be compared with."""
         return len(self.label_codes) if len(self.label_codes) > 1 else 0
 
-    def label_counts(self) -> Counter:
+    def label_counts(self) -> Counter[tuple[str, int]]:
         """Numbers of documents by (label, cluster)."""
-        names, counts = list(self.label_codes), Counter()
+        names = list(self.label_codes)
+        counts: Counter[tuple[int, int]] = Counter()
         for codes, clusters in self.labelled:
             counts.update(zip(codes.tolist(), clusters.tolist()))
         return Counter({(names[code], cluster): count for (code, cluster), count in counts.items()})

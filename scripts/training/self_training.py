@@ -1,7 +1,8 @@
-"""Let clusters teach themselves in the space of all terms: a classifier that learns a clustering corrects it.
+"""Refine clusters by self-training a linear classifier on all terms.
 
-LSA keeps the directions in which the documents differ most, and drops the rare terms that would tell where a doubtful
-document belongs. A linear classifier, with a weight for each term and cluster, has them. No label takes part.
+LSA keeps the directions in which the documents differ most, and drops the rare terms that would decide where a
+borderline document belongs. A linear classifier, with a weight for each term and cluster, uses them. No label takes
+part.
 """
 
 import numpy as np
@@ -12,14 +13,14 @@ CYCLES = 2
 FOLDS = 5
 PENALTY = 10
 STEPS = 4
-STEPS_WITH_MANY = 12  # documents, which need less of a penalty; to stop early is one, too
+STEPS_WITH_MANY = 12  # for many documents, which need a smaller penalty; stopping early is one, too
 
 
 def self_train(weights: csr_matrix, labels: np.ndarray, clusters: int, generator: np.random.Generator) -> np.ndarray:
-    """Correct the clusters of the documents, first by ridge regressions, then by naive Bayes, and again.
+    """Correct the clusters of the documents by ridge regressions and then by naive Bayes, in several cycles.
 
-    A classifier mostly agrees with the labels that it has learned, wrong ones too, so the label of a document comes
-    from a regression that has not seen it. Naive Bayes has few ways to learn a label by heart and needs no such care.
+    A classifier mostly reproduces the labels that it has learned, wrong ones too, so the label of a document comes
+    from a regression that has not seen it. Naive Bayes hardly overfits and is fitted on all documents.
 
     Args:
         weights: TF-IDF, shape (documents, terms).
@@ -40,10 +41,10 @@ def self_train(weights: csr_matrix, labels: np.ndarray, clusters: int, generator
 
 
 def held_out_memberships(weights: csr_matrix, labels: np.ndarray, clusters: int, folds: np.ndarray) -> np.ndarray:
-    """Regress the membership of each document on its terms, by what the documents of the other folds teach.
+    """Predict the cluster membership of each document by a regression fitted on the other folds.
 
     Returns:
-        Of shape (documents, clusters).
+        Memberships of shape (documents, clusters).
     """
     memberships = np.empty((len(labels), clusters), dtype=weights.dtype)
     for fold in range(FOLDS):
@@ -55,8 +56,8 @@ def held_out_memberships(weights: csr_matrix, labels: np.ndarray, clusters: int,
 def membership_directions(weights: csr_matrix, labels: np.ndarray, clusters: int, steps: int = STEPS) -> np.ndarray:
     """Ridge regression of cluster membership on the terms, by the first steps of conjugate gradients.
 
-    To stop early is a penalty too. scikit-learn's Ridge(solver="sparse_cg") takes one cluster at a time, which is five
-    times slower. Members of a small cluster count for more, so that its membership is as large as that of others.
+    Stopping early regularises, too. scikit-learn's Ridge(solver="sparse_cg") fits one cluster at a time, which is five
+    times slower. Members of small clusters have larger targets, so that all clusters carry the same total weight.
 
     Returns:
         Directions of shape (terms, clusters).
@@ -86,7 +87,7 @@ def naive_bayes(weights: csr_matrix, labels: np.ndarray) -> MultinomialNB:
 
 
 def naive_bayes_labels(weights: csr_matrix, labels: np.ndarray, rounds: int) -> np.ndarray:
-    """Expectation maximisation with whole documents: learn the clusters, give each document its likeliest, and again."""
+    """Alternate between fitting naive Bayes and moving each document to its most likely cluster (hard EM)."""
     for _ in range(rounds):
         corrected = naive_bayes(weights, labels).predict(weights)
         if np.array_equal(corrected, labels) or loses_a_cluster(corrected, labels):
@@ -96,10 +97,10 @@ def naive_bayes_labels(weights: csr_matrix, labels: np.ndarray, rounds: int) -> 
 
 
 def loses_a_cluster(corrected: np.ndarray, labels: np.ndarray) -> bool:
-    """Clusters of a few documents cannot hold their own against large ones in the space of all terms."""
+    """Whether a correction would empty a cluster: small clusters can lose all documents to large ones."""
     return len(np.unique(corrected)) < len(np.unique(labels))
 
 
 def log_likelihood(weights: csr_matrix, labels: np.ndarray) -> float:
-    """How well clusters explain the terms of the documents: the log-likelihood of all, each in its likeliest."""
+    """The log-likelihood of the documents' terms under naive Bayes, each document in its most likely cluster."""
     return float(naive_bayes(weights, labels).predict_joint_log_proba(weights).max(axis=1).sum())

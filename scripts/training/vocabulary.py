@@ -1,4 +1,4 @@
-"""The words of a corpus and what they weigh: TF-IDF."""
+"""The vocabulary of a corpus and its TF-IDF weights."""
 
 import math
 
@@ -10,18 +10,18 @@ from corpus.source import CorpusError
 from training import words
 
 FEW_DOCUMENTS = 1_000
-PHRASES_UP_TO = 10_000_000  # characters of a corpus, for the pairs of a larger one take long to count and to serve
+PHRASES_UP_TO = 10_000_000  # characters of a corpus: phrases of a larger one take long to count and to serve
 ASSOCIATION = 0.5
 
 
 def fit_vectorizer(documents: list[str]) -> tuple[TfidfVectorizer, csr_matrix]:
-    """Fit TF-IDF on the words of documents and, where these are neither few nor very long, on phrases of two words.
+    """Fit TF-IDF on words and, in corpora that are neither small nor very large, on phrases of two words.
 
     Returns:
-        The fitted vectorizer, and what it makes of the documents: unit rows of shape (documents, terms).
+        The fitted vectorizer, and the TF-IDF weights of the documents: unit rows of shape (documents, terms).
 
     Raises:
-        CorpusError: the documents have no terms in common, or all of them.
+        CorpusError: the documents share no term, or every term.
     """
     few = len(documents) < FEW_DOCUMENTS
     analysis = {"preprocessor": words.preprocessor(), "token_pattern": words.token_pattern()}
@@ -32,7 +32,7 @@ def fit_vectorizer(documents: list[str]) -> tuple[TfidfVectorizer, csr_matrix]:
         raise CorpusError(f"The documents have no terms in common to cluster them by ({error}).") from error
     documents_with_terms = np.count_nonzero(np.diff(weights.indptr))
     if np.bincount(weights.indices).min() == documents_with_terms:
-        raise CorpusError("All documents have the same terms: nothing tells them apart.")
+        raise CorpusError("All documents have the same terms: there is nothing to distinguish them by.")
     phrases = [] if few or sum(map(len, documents)) > PHRASES_UP_TO else find_phrases(documents, vectorizer)
     if not phrases:
         return vectorizer, weights
@@ -42,31 +42,31 @@ def fit_vectorizer(documents: list[str]) -> tuple[TfidfVectorizer, csr_matrix]:
 
 
 def find_phrases(documents: list[str], vectorizer: TfidfVectorizer) -> list[str]:
-    """Find pairs of words that stand side by side far more often than by chance, as "user pool" or "hard disk".
+    """Find collocations: adjacent words that occur far more often than by chance, such as "user pool" or "hard disk".
 
     The words of such a pair occur in many topics, the pair in few. The measure is normalised pointwise mutual
     information, 1 for words that occur only side by side: Bouma, "Normalized (pointwise) mutual information in
-    collocation extraction", GSCL 2009. Pairs of a script without spaces are left out: its words are pairs already.
+    collocation extraction", GSCL 2009. Scripts without spaces have none: their terms are pairs of letters already.
 
     Args:
-        vectorizer: knows what a word is, and in how many documents it must be.
+        vectorizer: defines what a word is, and the minimum number of documents of a term.
     """
     options = {name: getattr(vectorizer, name) for name in ("preprocessor", "token_pattern", "min_df")}
     counter = CountVectorizer(**options, ngram_range=(1, 2))
     counts = np.asarray(counter.fit_transform(documents).sum(axis=0)).ravel()
     occurrences = dict(zip(counter.get_feature_names_out().tolist(), counts.tolist()))
     pairs = [term for term in occurrences if " " in term]
-    length = sum(occurrences.values()) - sum(map(occurrences.get, pairs))
+    length = sum(occurrences.values()) - sum(occurrences[pair] for pair in pairs)
     return [pair for pair in pairs if association(pair, occurrences, length) > ASSOCIATION]
 
 
 def without_phrases(vectorizer: TfidfVectorizer, weights: csr_matrix) -> csr_matrix:
-    """The columns of single words, of shape (documents, words)."""
+    """The columns of single words: shape (documents, words)."""
     return weights[:, [" " not in term for term in vectorizer.get_feature_names_out()]]
 
 
 def association(pair: str, occurrences: dict[str, int], length: int) -> float:
-    """Normalised pointwise mutual information of two words, from -1 to 1, in a corpus of so many words."""
+    """Normalised pointwise mutual information of two words, from -1 to 1, in a corpus of `length` words."""
     first, second = pair.split(" ")
     if words.is_spaceless(first[0]) or words.is_spaceless(second[0]):
         return -1

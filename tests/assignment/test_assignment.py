@@ -1,4 +1,4 @@
-"""Fitted on a sample, every document assigned: scripts/assignment/parallel.py, tally.py and assign_documents.py."""
+"""Fitted on a sample, every document assigned: scripts/assignment/parallel.py, cluster_statistics.py and assign_documents.py."""
 
 import csv
 import gzip
@@ -295,7 +295,7 @@ def test_clusters_with_gaps_between_their_numbers_keep_them_in_table_summary_and
     assert run.returncode == 0 and (tmp_path / "again.jsonl").read_text() == (tmp_path / "out.jsonl").read_text()
 
 
-def test_a_tally_is_the_same_however_the_documents_are_batched():
+def test_statistics_do_not_depend_on_the_batches():
     rng = np.random.default_rng(0)
     documents, terms = 300, 40
     centroids = normalize(rng.normal(size=(5, 8)))
@@ -305,21 +305,21 @@ def test_a_tally_is_the_same_however_the_documents_are_batched():
     titles = [f"title {n % 120}" for n in range(documents)]
     labels = [[None, "a", "b", "c"][n] for n in rng.integers(4, size=documents)]
 
-    def tally_of(size):
-        tally = ClusterStatistics(5, terms)
+    def statistics_of(size):
+        statistics = ClusterStatistics(5, terms)
         for begin in range(0, documents, size):
             part = slice(begin, begin + size)
             assigner = Assigner(LSA, centroids, list(range(5)))
             assigned = assigner.nearest(vectors[part])
             batch = Batch([""] * len(titles[part]), titles[part], titles[part], labels[part])
-            tally.add(batch, assigned, assigner.sum_terms(weights[part], assigned.clusters))
-        return tally
+            statistics.add(batch, assigned, assigner.sum_terms(weights[part], assigned.clusters))
+        return statistics
 
-    whole, parts = tally_of(documents), tally_of(7)
+    whole, parts = statistics_of(documents), statistics_of(7)
     names = np.array([f"term {n}" for n in range(terms)])
     for number in range(5):
         assert whole.describe(number, names) == parts.describe(number, names)
-        assert [e[1:4] for e in whole.doubtful[number].best] == [e[1:4] for e in parts.doubtful[number].best]
+        assert [e[1:4] for e in whole.borderline[number].best] == [e[1:4] for e in parts.borderline[number].best]
     assert whole.agreement() == parts.agreement() and whole.label_counts() == parts.label_counts()
     assert whole.unknown == parts.unknown == 10 and sum(whole.label_counts().values()) < 290
 
@@ -328,8 +328,8 @@ def test_a_tally_is_the_same_however_the_documents_are_batched():
     central = members[np.argsort(nearest[members - 10, 0])]
     assert whole.describe(0, names)["titles"] == list(dict.fromkeys(titles[n] for n in central))[:5]
     two = np.sort(nearest[members - 10], axis=1)
-    doubtful = members[np.argsort(two[:, 1] - two[:, 0])]
-    assert [e.title for e in whole.doubtful[0].best] == list(dict.fromkeys(titles[n] for n in doubtful))[:3]
+    borderline = members[np.argsort(two[:, 1] - two[:, 0])]
+    assert [e.title for e in whole.borderline[0].best] == list(dict.fromkeys(titles[n] for n in borderline))[:3]
 
 
 class LSA:  # nothing of it is needed to assign vectors

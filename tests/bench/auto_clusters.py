@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""Measure how good a number of clusters --clusters auto chooses.
+"""Measure the quality of the number of clusters that --clusters auto chooses.
 
     python tests/bench/auto_clusters.py
     python tests/bench/auto_clusters.py docstrings --seeds 1
 
-For each seed the number is chosen, and a model is trained at every number that was tried. ARI at the chosen number and
-at the best one are against the labels, which nothing else sees. Seconds are of CPU, on one thread. The corpora: 20
-Newsgroups (20 groups), aws-docs (20 services), and the docstrings of the 20 libraries beside this Python that have the
-most, 500 of each at most.
+For each seed a number is chosen, and a model is trained at every number that was tried. The ARI at the chosen number
+and at the best one uses the labels, which the choice does not see. Seconds are CPU time on one thread. The corpora: 20
+Newsgroups (20 groups), aws-docs (20 services), and the docstrings of the 20 installed libraries that have the most, at
+most 500 of each.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def main():
             measure(name, arguments.seeds)
 
 
-def measure(name: str, seeds: int):
+def measure(name: str, seeds: int) -> None:
     if name == "docstrings":
         documents, labels = docstrings()
     else:
@@ -71,7 +71,7 @@ def measure(name: str, seeds: int):
             scores[number] = adjusted_rand_score(labels, model.labels_)
         best = max(scores, key=scores.get)
         rows.append([scores[chosen], scores[best], choosing, np.mean(trainings)])
-        print(f"  seed {seed}: halves agree, ARI: ", end="")
+        print(f"  seed {seed}: share reproduced and ARI: ", end="")
         print(", ".join(f"{number}: {agreement[number]:.3f} {scores[number]:.3f}" for number in agreement))
         print(
             f"  chosen {chosen}, ARI {scores[chosen]:.3f}; best {best}, {scores[best]:.3f}; "
@@ -88,7 +88,7 @@ def measure(name: str, seeds: int):
 
 def docstrings() -> tuple[list[str], list[str]]:
     """Docstrings of installed libraries, and the library of each."""
-    found = {}
+    found: dict[str, list[str]] = {}
     for file in sorted(Path(sysconfig.get_path("purelib")).rglob("*.py")):
         library = file.relative_to(sysconfig.get_path("purelib")).parts[0]
         found.setdefault(library, []).extend(docstrings_of(file))
@@ -103,10 +103,10 @@ def docstrings() -> tuple[list[str], list[str]]:
 
 
 def docstrings_of(file: Path) -> Iterator[str]:
-    with warnings.catch_warnings(action="ignore"):  # of other people's escapes
+    with warnings.catch_warnings(action="ignore"):  # invalid escapes in other people's code
         try:
             tree = ast.parse(file.read_bytes())
-        except SyntaxError:  # a template, or for another Python
+        except SyntaxError:  # a template, or code for another Python version
             return
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):

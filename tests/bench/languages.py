@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Measure the words of other scripts: clusters beside those of plain character n-grams, and microseconds a text.
+"""Measure tokenization: clusters in other scripts compared with those of character n-grams, and microseconds per text.
 
 python tests/bench/languages.py             the small corpora in tests/languages
-python tests/bench/languages.py FILE ...    others: .jsonl with "text" and "label"
+python tests/bench/languages.py FILE ...    other corpora: .jsonl with "text" and "label"
 """
 
 import sys
@@ -43,7 +43,7 @@ def main():
 
 
 def words(corpus: Corpus, seeds: int = SEEDS) -> float:
-    """V-measure of the project's clusters, mean of some seeds."""
+    """V-measure of the project's clusters, mean over seeds."""
     _, weights = fit_vectorizer(corpus.documents)
     dimensions = min(100, min(weights.shape) - 1)
     return score(
@@ -52,7 +52,7 @@ def words(corpus: Corpus, seeds: int = SEEDS) -> float:
 
 
 def character_ngrams(corpus: Corpus, lengths: tuple[int, int], seeds: int = SEEDS) -> float:
-    """V-measure of TF-IDF of characters and k-means, mean of some seeds."""
+    """V-measure of TF-IDF of character n-grams and k-means, mean over seeds."""
     weights = TfidfVectorizer(analyzer="char", ngram_range=lengths).fit_transform(corpus.documents)
     return score(
         corpus, seeds, lambda seed: KMeans(clusters(corpus), n_init=10, random_state=seed).fit(weights).labels_
@@ -65,12 +65,12 @@ def clusters(corpus: Corpus) -> int:
 
 def score(corpus: Corpus, seeds: int, cluster) -> float:
     with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # fewer distinct points than clusters: then it is so
+        warnings.simplefilter("ignore")  # fewer distinct points than clusters
         return float(np.mean([v_measure_score(corpus.labels, cluster(seed)) for seed in range(seeds)]))
 
 
 def microseconds(analyze, texts: list[str]) -> float:
-    """CPU time of one text, the least of some rounds."""
+    """CPU time per text, the minimum of several rounds."""
     rounds = []
     for _ in range(9):
         start = time.process_time()

@@ -1,16 +1,16 @@
 #!/usr/bin/env python
-"""Measure how well the clusters agree with the labels, mean and deviation over seeds, beside two baselines.
+"""Measure how well the clusters agree with the labels, compared with two baselines: mean and deviation over seeds.
 
-python tests/bench/quality.py                          every corpus
-python tests/bench/quality.py split help-600 --seeds 3
+    python tests/bench/quality.py                          all corpora
+    python tests/bench/quality.py split help-600 --seeds 3
 
-- 20newsgroups, aws-docs   as they are
-- split                    20 Newsgroups, fitted on its training half and scored on its test half; then the same with
-                           the bodies of the test half alone
+- 20newsgroups, aws-docs   complete
+- split                    20 Newsgroups, fitted on its training half and scored on its test half; then scored
+                           on the bodies of the test half alone
 - skewed-0, -1, -2         20 Newsgroups, groups of 1000, 500, 333 ... posts, in three orders of the groups
-- help-600, help-60        help desk tickets, 60 % of them on one subject
+- help-600, help-60        help desk tickets, 60 % on one subject
 - small-25-2, -100-5, -300-20
-                           so many posts of so many groups
+                           number of posts and of groups
 """
 
 import argparse
@@ -66,7 +66,7 @@ def main():
 
 
 def load(name: str) -> list[Labelled]:
-    """The corpus to fit on, and after it those to score on, if they are others."""
+    """The corpus to fit on, followed by those to score on, if they differ."""
     kind, _, number = name.partition("-")
     if name == "20newsgroups":
         return [newsgroups("all")]
@@ -81,7 +81,7 @@ def load(name: str) -> list[Labelled]:
         return [small(newsgroups("all"), *map(int, number.split("-")))]
     if kind == "help":
         return [help_desk(int(number), int(number) // 3, int(number) // 3)]
-    raise SystemExit(f"There is no corpus {name}; there are {', '.join(CORPORA)}.")
+    raise SystemExit(f"unknown corpus {name}: choose from {', '.join(CORPORA)}")
 
 
 def newsgroups(subset: str, body_only: bool = False) -> Labelled:
@@ -91,7 +91,7 @@ def newsgroups(subset: str, body_only: bool = False) -> Labelled:
 
 
 def skewed(corpus: Labelled, seed: int) -> Labelled:
-    """Cut a corpus so that the largest label has 1,000 documents, the second 500, the third 333 and so on."""
+    """Reduce a corpus so that the largest label has 1,000 documents, the second 500, the third 333 and so on."""
     generator, labels = np.random.default_rng(seed), np.array(corpus.labels)
     kept = []
     for rank, label in enumerate(generator.permutation(np.unique(labels)), start=1):
@@ -123,7 +123,7 @@ ENDINGS = {
 
 
 def help_desk(*sizes: int) -> Labelled:
-    """Tickets that name their subject, among phrases that all subjects share."""
+    """Tickets that name their subject among phrases that all subjects share."""
     chance = random.Random(5)
     rows = [
         (f"{name} {chance.choice(troubles)} {chance.choice(PHRASES)}, {chance.choice(ENDINGS[label])}", label)
@@ -167,7 +167,7 @@ def trained(documents: list[str], clusters: int, seed: int) -> tuple[Pipeline, K
 
 
 def report(method: Callable, documents: list[str], scored: list[Labelled], clusters: int, seeds: int):
-    """Fit once for each seed, on one thread, and print the agreement of the predictions with the labels."""
+    """Fit once per seed, on one thread, and print the agreement of the predictions with the labels."""
     scores = []
     for seed in range(seeds):
         start = time.process_time()

@@ -1,4 +1,4 @@
-"""report.html, made by a training run and read as a browser reads it."""
+"""report.html, written by a training run and parsed as HTML."""
 
 import itertools
 import json
@@ -17,8 +17,8 @@ from sklearn.cluster import KMeans
 from corpus.documents import Batch
 from model.assigner import Assigner, TermSums
 from report import page as report
+from report.document_map import choose_styles
 from support.services import run_training
-from text_clustering import SILHOUETTE_SAMPLE
 from training.cluster_statistics import ClusterStatistics
 
 TOPICS = {
@@ -30,7 +30,7 @@ ATTACK = "</script><script>document.title='attacked'</script><img src=x onerror=
 
 
 class Page(HTMLParser):
-    """The elements of a page with their attributes, its tables by caption or class, and its text."""
+    """The elements of a page with their attributes, its tables, scripts and text."""
 
     def __init__(self, source: str):
         super().__init__()
@@ -101,7 +101,7 @@ def summary(page, folder) -> dict:
     return json.loads((folder / "clusters.json").read_text())
 
 
-def test_the_numbers_on_the_page_are_those_of_the_summary(page, summary):
+def test_the_page_shows_the_numbers_of_the_summary(page, summary):
     overview = page.rows("All")[1:]
     assert [int(row[2]) for row in overview] == [cluster["size"] for cluster in summary["clusters"]]
     for cluster, row in zip(summary["clusters"], overview):
@@ -139,14 +139,14 @@ def test_the_page_loads_nothing_from_the_network(page):
     assert policy.startswith("default-src 'none'") and "http" not in policy
 
 
-def test_what_a_document_says_is_text_and_never_markup(page):
+def test_titles_and_texts_are_escaped(page):
     assert [tag for tag, _ in page.elements].count("script") == 3
     assert ATTACK in page.text and "<b>cooking</b>" in page.text
     assert "attacked" in page.scripts[0], "the titles are in the data of the map"
     assert "<" not in page.scripts[0]
 
 
-def test_every_link_inside_the_page_leads_somewhere(page):
+def test_every_internal_link_has_a_target(page):
     places = {attributes.get("id") for _, attributes in page.elements}
     assert {a["href"][1:] for tag, a in page.elements if tag == "a"} <= places
 
@@ -166,31 +166,29 @@ def test_the_page_stays_under_6_mb_with_titles_of_any_length_and_alphabet(monkey
     title = "空間" * 1_000
     titles = [f"{title}{n}" for n in range(documents)]
     model = KMeans(20, n_init=1, random_state=0).fit(vectors)
-    html = report.make_report(
-        summary_of(model, documents), tally_of(model, vectors, titles), titles, model, vectors, silhouette_sample=500
-    )
+    statistics = statistics_of(model, vectors, titles)
+    html = report.render_report(summary_of(model, documents), statistics, titles, model, vectors, silhouette_sample=500)
     assert len(html.encode()) < 6e6
     assert "20,000 documents on the map" in html
 
 
-def test_the_page_says_how_many_documents_have_no_known_term():
+def test_the_page_shows_the_number_of_documents_without_an_in_vocabulary_term():
     vectors = np.eye(4).repeat(3, axis=0)
     model = KMeans(4, n_init=1, random_state=0).fit(vectors)
     titles = [f"title {n}" for n in range(12)]
-    html = report.make_report(
-        summary_of(model, 14, unknown=2), tally_of(model, vectors, titles), titles, model, vectors, SILHOUETTE_SAMPLE
-    )
-    assert "12 documents on the map, without the 2 that have no known term" in html
+    statistics = statistics_of(model, vectors, titles)
+    html = report.render_report(summary_of(model, 14, unknown=2), statistics, titles, model, vectors)
+    assert "12 documents on the map, without the 2 without an in-vocabulary term" in html
 
 
-def tally_of(model, vectors: np.ndarray, titles: list[str]) -> ClusterStatistics:
+def statistics_of(model, vectors: np.ndarray, titles: list[str]) -> ClusterStatistics:
     rows = len(model.cluster_centers_)
     lsa = SimpleNamespace(analyze=None, vocabulary=None, sublinear_tf=None, projection=None, idf=None)
     assigned = Assigner(lsa, model.cluster_centers_, list(range(rows))).nearest(vectors)
     nothing = csr_matrix((rows, 1))
-    tally = ClusterStatistics(rows, 1)
-    tally.add(Batch(titles, titles, titles, [None] * len(titles)), assigned, TermSums(nothing, nothing))
-    return tally
+    statistics = ClusterStatistics(rows, 1)
+    statistics.add(Batch(titles, titles, titles, [None] * len(titles)), assigned, TermSums(nothing, nothing))
+    return statistics
 
 
 def summary_of(model, documents: int, unknown: int = 0) -> dict:
@@ -206,13 +204,13 @@ def summary_of(model, documents: int, unknown: int = 0) -> dict:
 
 
 def test_neighbouring_clusters_differ_in_colour_and_no_two_clusters_look_the_same():
-    places = np.column_stack([np.arange(36.0), np.zeros(36)])
-    styles = report.choose_styles(places)
+    positions = np.column_stack([np.arange(36.0), np.zeros(36)])
+    styles = choose_styles(positions)
     assert all(one["colour"] != other["colour"] for one, other in itertools.pairwise(styles))
     assert len({(style["colour"], style["marker"]) for style in styles}) == 36
 
 
-def test_training_without_a_report_does_not_need_the_plotting_library(tmp_path):
+def test_training_without_a_report_does_not_need_bokeh(tmp_path):
     (tmp_path / "bokeh.py").write_text("raise ImportError('bokeh was imported')")
     options = ["--dataset", write_corpus(tmp_path / "corpus.jsonl"), "--clusters", "3", "--lsa", "5"]
     run = run_training(*options, "--output-dir", tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)})
@@ -220,7 +218,7 @@ def test_training_without_a_report_does_not_need_the_plotting_library(tmp_path):
     assert not (tmp_path / "report.html").exists()
 
 
-def test_a_run_without_report_warns_of_the_report_of_an_earlier_model(tmp_path):
+def test_a_run_without_report_warns_of_an_earlier_report(tmp_path):
     (tmp_path / "report.html").write_text("earlier")
     options = ["--dataset", write_corpus(tmp_path / "corpus.jsonl"), "--clusters", "3", "--lsa", "5"]
     run = run_training(*options, "--output-dir", tmp_path)
@@ -230,7 +228,7 @@ def test_a_run_without_report_warns_of_the_report_of_an_earlier_model(tmp_path):
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs Debian's chromium")
-def test_in_a_browser_the_map_is_drawn_and_a_cluster_in_the_address_is_chosen(page, folder, tmp_path):
+def test_the_browser_draws_the_map_and_chooses_the_cluster_in_the_address(page, folder, tmp_path):
     flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
     command = ["chromium", *flags.split(), f"--user-data-dir={tmp_path}", "--virtual-time-budget=20000", "--dump-dom"]
     address = f"file://{folder}/report.html#cluster-2"

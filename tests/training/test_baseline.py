@@ -1,4 +1,4 @@
-"""scripts/training/baseline.py: what clusters.json says of normal documents holds for documents that nobody has seen."""
+"""scripts/training/baseline.py: the baseline in clusters.json holds for unseen documents."""
 
 import numpy as np
 import pytest
@@ -19,8 +19,8 @@ def documents():
     return np.random.default_rng(0).permutation(documents)
 
 
-def test_the_baseline_of_a_small_corpus_is_that_of_documents_never_seen(documents):
-    # Few documents are where those of the training flatter themselves most.
+def test_the_baseline_of_a_small_corpus_is_that_of_unseen_documents(documents):
+    # With few documents, training documents differ most from unseen ones.
     seen, unseen = documents[:500], documents[500:1500]
     vectorizer, weights = fit_vectorizer(list(seen))
     svd, model, vectors, weights = fit_clusters(weights, CLUSTERS, 50, True, 0, False)
@@ -29,12 +29,12 @@ def test_the_baseline_of_a_small_corpus_is_that_of_documents_never_seen(document
     centroids = normalize(model.cluster_centers_)
     of_training = np.median((vectors @ centroids.T).max(axis=1))
     of_unseen = np.median((normalize(svd.transform(vectorizer.transform(unseen))) @ centroids.T).max(axis=1))
-    # Over draws and seeds the told one is 0.005 to 0.040 too near, 0.028 in the mean; that of the training 0.07.
+    # Over samples and seeds the baseline is 0.005 to 0.040 too high, 0.028 on average; the training documents 0.07.
     assert of_training - of_unseen > 0.05
     assert abs(similarity["0.5"] - of_unseen) < 0.045
 
 
-def test_a_cluster_that_no_document_is_nearest_to_has_no_quantiles():
+def test_a_cluster_without_documents_has_no_quantiles():
     rng = np.random.default_rng(0)
     labels = np.arange(40) % 2
     vectors = normalize(np.eye(2)[labels] + rng.normal(0, 0.01, (40, 2)))

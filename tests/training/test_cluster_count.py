@@ -1,4 +1,4 @@
-"""scripts/training/cluster_count.py: how many clusters there are is found without labels."""
+"""scripts/training/cluster_count.py: the number of clusters is chosen without labels."""
 
 import argparse
 import json
@@ -25,7 +25,7 @@ def test_the_number_of_plain_topics_is_found(topics):
     assert chosen == topics and agreement[chosen] > 0.9
 
 
-def test_of_numbers_that_are_as_good_within_a_standard_error_the_largest_is_taken():
+def test_the_largest_number_within_a_standard_error_of_the_best_is_chosen():
     assert best({5: [0.3, 0.3], 10: [0.63, 0.63], 20: [0.6, 0.6], 40: [0.5, 0.5]}) == 20
     assert best({8: [0.7, 0.9], 16: [0.6, 0.64], 32: [0.5, 0.5]}) == 16
     assert best({8: [0.8, 0.8], 16: [0.6, 0.64], 32: [0.5, 0.5]}) == 8

@@ -1,4 +1,4 @@
-"""scripts/training/clustering.py and scripts/training/self_training.py, on corpora small enough to see through."""
+"""scripts/training/clustering.py, k_means.py and self_training.py on small corpora."""
 
 import hashlib
 
@@ -14,7 +14,8 @@ from sklearn.preprocessing import Normalizer, normalize
 from bench.quality import help_desk
 from support.services import run_training
 from training import clustering, self_training
-from training.clustering import fit_clusters, spherical_k_means
+from training.clustering import fit_clusters
+from training.k_means import spherical_k_means
 from training.vocabulary import fit_vectorizer
 
 
@@ -26,7 +27,7 @@ def fit(documents, clusters, seed=0, **options):
 
 
 @pytest.mark.parametrize("sizes", [(60, 20, 20), (600, 200, 200)])
-def test_a_topic_is_found_whole_though_it_is_most_of_the_corpus(sizes):
+def test_a_topic_that_is_most_of_the_corpus_is_one_cluster(sizes):
     documents, labels = help_desk(*sizes)
     _, _, model, _ = fit(documents, 3)
     assert adjusted_rand_score(labels, model.labels_) >= 0.95
@@ -41,7 +42,7 @@ def test_what_is_served_is_what_was_scored():
 
 
 @pytest.mark.parametrize("clusters", [1, 2, 50, 100])
-def test_any_number_of_clusters_is_fitted_and_filled(clusters):
+def test_any_number_of_clusters_is_fitted_and_none_is_empty(clusters):
     documents, _ = help_desk(180, 60, 60)
     _, _, model, vectors = fit(documents, clusters)
     assert np.isfinite(vectors).all() and model.cluster_centers_.shape == (clusters, clusters)
@@ -49,8 +50,8 @@ def test_any_number_of_clusters_is_fitted_and_filled(clusters):
 
 
 @pytest.mark.parametrize("clusters", [3, 20])
-def test_a_large_corpus_has_the_clusters_of_a_part_of_it(clusters, monkeypatch):
-    monkeypatch.setattr(clustering, "SEARCHED", 200)
+def test_clusters_of_a_large_corpus_are_searched_in_a_part_of_it(clusters, monkeypatch):
+    monkeypatch.setattr(clustering, "MAX_SEARCHED", 200)
     documents, labels = help_desk(600, 200, 200)
     vectorizer, svd, model, vectors = fit(documents, clusters)
     assert np.isfinite(vectors).all() and len(np.unique(model.labels_)) == clusters
@@ -60,7 +61,7 @@ def test_a_large_corpus_has_the_clusters_of_a_part_of_it(clusters, monkeypatch):
         assert adjusted_rand_score(labels, model.labels_) >= 0.95
 
 
-def test_documents_without_a_known_term_do_no_harm():
+def test_documents_without_an_in_vocabulary_term_do_not_change_the_clusters():
     documents, labels = help_desk(60, 20, 20)
     _, weights = fit_vectorizer(documents)
     weights = vstack([weights, csr_matrix((5, weights.shape[1]))]).tocsr()
@@ -69,19 +70,19 @@ def test_documents_without_a_known_term_do_no_harm():
     assert adjusted_rand_score(labels, model.labels_[: len(labels)]) >= 0.95
 
 
-def test_a_model_of_before_is_the_start():
+def test_clusters_of_an_earlier_model_are_kept():
     documents, labels = help_desk(60, 20, 20)
     before = np.unique(labels, return_inverse=True)[1]
-    before[::7] = -1  # documents that it did not know
+    before[::7] = -1  # documents without an in-vocabulary term
     _, _, model, _ = fit(documents, 3, start=before)
     assert np.array_equal(model.labels_[before >= 0], before[before >= 0])
     assert adjusted_rand_score(labels, model.labels_) == 1
 
 
 @pytest.mark.parametrize("doubtful", [1, 3])
-def test_a_new_cluster_is_looked_for_among_the_documents_that_the_start_leaves_out(doubtful):
+def test_a_new_cluster_is_found_among_the_documents_that_the_start_leaves_out(doubtful):
     rng, topics = np.random.default_rng(0), np.repeat(np.arange(4), 40)
-    # Topics 0 and 1 share half of their words, and so do 2 and 3: either pair may be the one to be told apart.
+    # Topics 0 and 1 share half of their words, and so do 2 and 3: either pair may be the one that is split.
     words = [[f"pair{topic // 2}{letter}" for letter in "abcdef"] + [f"own{topic}{letter}" for letter in "abcdef"]
              for topic in range(4)]  # fmt: skip
     documents = [" ".join(rng.choice(words[topic], 8)) for topic in topics]
@@ -91,7 +92,7 @@ def test_a_new_cluster_is_looked_for_among_the_documents_that_the_start_leaves_o
     assert adjusted_rand_score(expected, model.labels_) > 0.9
 
 
-def test_the_same_seed_makes_the_same_files(tmp_path):
+def test_the_same_seed_writes_identical_files(tmp_path):
     sums = []
     for run in ("first", "second"):
         options = ("--dataset", "aws-docs", "--lsa", "20", "--clusters", "5", "--output-dir", tmp_path / run)
@@ -102,14 +103,14 @@ def test_the_same_seed_makes_the_same_files(tmp_path):
     assert sums[0] == sums[1]
 
 
-def test_large_clusters_are_held_back():
-    # Two clouds that touch: k-means alone halves the space between them, the bias gives the small one more of it.
+def test_large_clusters_are_penalised():
+    # Two adjacent groups: k-means alone divides the space between them equally, the penalty gives the small one more.
     rng = np.random.default_rng(0)
     angles = np.concatenate([rng.normal(0, 0.3, 900), rng.normal(1, 0.3, 100)])
     vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
     labels = (angles > 0.5).astype(int)
-    held_back = spherical_k_means(vectors, labels, 2)
-    assert held_back.sum() > labels.sum()
+    penalised = spherical_k_means(vectors, labels, 2)
+    assert penalised.sum() > labels.sum()
 
 
 def test_directions_are_those_of_ridge_regression():
@@ -122,7 +123,7 @@ def test_directions_are_those_of_ridge_regression():
     assert np.abs(directions - exact).max() < 0.02 * np.abs(exact).max()
 
 
-def test_a_document_has_no_part_in_its_own_correction():
+def test_a_document_does_not_influence_its_own_correction():
     documents, labels = help_desk(60, 20, 20)
     _, weights = fit_vectorizer(documents)
     labels = np.unique(labels, return_inverse=True)[1]
@@ -130,5 +131,8 @@ def test_a_document_has_no_part_in_its_own_correction():
     wrong[0] = (labels[0] + 1) % 3
     folds = np.arange(len(labels)) % self_training.FOLDS
     own_fold = folds == folds[0]
-    right, astray = (self_training.held_out_memberships(weights, truth, 3, folds) for truth in (labels, wrong))
-    assert np.array_equal(right[own_fold], astray[own_fold]) and not np.array_equal(right, astray)
+    right, wrong_memberships = (
+        self_training.held_out_memberships(weights, truth, 3, folds) for truth in (labels, wrong)
+    )
+    assert np.array_equal(right[own_fold], wrong_memberships[own_fold])
+    assert not np.array_equal(right, wrong_memberships)

@@ -1,4 +1,4 @@
-"""scripts/training/lineage.py and name_clusters.py: numbers and names of clusters survive a retraining."""
+"""scripts/training/lineage.py and name_clusters.py: cluster numbers and names survive a retraining."""
 
 import json
 import subprocess
@@ -11,7 +11,9 @@ from sklearn.preprocessing import normalize
 
 from support.services import ROOT, log_of, run_training, start, start_transformer, stop, wait_until_ready
 from support.topics import KEPT, QUESTIONS, TOPICS, answers, corpus_of, name_clusters
-from training.lineage import Earlier, as_start, changes, continue_numbers, renumber
+from training.cluster_changes import cluster_changes
+from training.earlier_model import EarlierModel
+from training.lineage import as_start, continue_numbers, renumber
 
 
 def train(folder, *topics, seed=0, options=()):
@@ -37,7 +39,7 @@ def numbers_in(folder) -> list[int]:
 
 @pytest.fixture(scope="module")
 def line(tmp_path_factory):
-    """A line of models: four topics; without law, on other documents; and with music instead of law."""
+    """Three models of one lineage: four topics; without law, on other documents; with music instead of law."""
     root = tmp_path_factory.mktemp("line")
     first = train(root / "first", "hockey", "space", "cooking", "law")
     (root / "names.txt").write_text(f"{answers(first, 'space')['space']} Raumfahrt & Sterne # for all\n\n")
@@ -48,12 +50,12 @@ def line(tmp_path_factory):
     return first, second, third
 
 
-def test_topics_that_stay_keep_their_numbers_whatever_comes_and_goes(line):
+def test_topics_keep_their_numbers_while_others_come_and_go(line):
     first, second, third = line
     assert answers(first, *KEPT) == answers(second, *KEPT) == answers(third, *KEPT)
 
 
-def test_a_topic_that_goes_takes_its_number_with_it_and_a_new_one_gets_one_never_used(line):
+def test_the_number_of_a_topic_that_is_gone_is_not_reused_for_a_new_one(line):
     first, second, third = line
     gone = answers(first, "law")["law"]
     assert gone not in numbers_in(second) and gone not in numbers_in(third)
@@ -61,7 +63,7 @@ def test_a_topic_that_goes_takes_its_number_with_it_and_a_new_one_gets_one_never
     assert set(numbers_in(third)) == {0, 1, 2, 3, 4} - {gone}
 
 
-def test_summary_tells_what_each_cluster_continues_and_of_which_model(line):
+def test_the_summary_records_what_each_cluster_continues_and_of_which_model(line):
     first, second, third = map(summary_in, line)
     assert first["lineage"] == {} and not any("continues" in cluster for cluster in first["clusters"])
     assert second["lineage"]["agreement"] > 0.95 and third["lineage"]["next_number"] == 5
@@ -78,18 +80,18 @@ def test_summary_tells_what_each_cluster_continues_and_of_which_model(line):
     assert [cluster["cluster"] for cluster in third["clusters"]] == sorted(numbers_in(line[2]))
 
 
-def test_log_and_report_show_it_as_a_table(line):
+def test_log_and_report_show_the_cluster_changes(line):
     first, second, third = line
     gone, space = answers(first, "law")["law"], answers(first, "space")["space"]
     rows = [line.split() for line in (second / "log").read_text().splitlines() if "gone" in line]
     assert rows[0][0] == str(gone)
     log, page = (third / "log").read_text(), (third / "report.html").read_text()
     assert "keep the number" in log and " new" in log and "stayed, kept 100%" in log
-    assert "What became of the clusters" in page and f'<b data-name="{space}">Raumfahrt &amp; Sterne</b>' in page
+    assert "Cluster changes" in page and f'<b data-name="{space}">Raumfahrt &amp; Sterne</b>' in page
     assert 'id="cluster-4"' in page and f'id="cluster-{gone}"' not in page
 
 
-def test_names_survive_with_the_numbers_that_they_belong_to(line):
+def test_names_are_inherited_with_their_numbers(line):
     for folder in line:
         number = answers(folder, "space")["space"]
         named = {cluster["cluster"]: cluster["name"] for cluster in summary_in(folder)["clusters"] if "name" in cluster}
@@ -114,7 +116,7 @@ def test_names_stand_beside_the_numbers_in_the_assignments_of_a_training_and_of_
         assert {name for cluster, name in names if cluster != number} == {None}
 
 
-def test_names_are_put_into_a_report_that_is_there(line, tmp_path):
+def test_names_are_written_into_an_existing_report(line, tmp_path):
     for name in ("clusters.json", "report.html"):
         (tmp_path / name).write_bytes((line[2] / name).read_bytes())
     template = name_clusters("--model-dir", tmp_path).stdout
@@ -129,7 +131,7 @@ def test_names_are_put_into_a_report_that_is_there(line, tmp_path):
 
 
 @pytest.mark.parametrize("content", ["7 Seven\n", "hockey\n", "0 One\n0 Another\n"])
-def test_names_of_no_cluster_are_one_clear_line_and_nothing_changes(line, tmp_path, content):
+def test_names_of_unknown_clusters_are_refused_and_nothing_changes(line, tmp_path, content):
     (tmp_path / "clusters.json").write_bytes((line[0] / "clusters.json").read_bytes())
     (tmp_path / "names.txt").write_text(content)
     run = name_clusters(tmp_path / "names.txt", "--model-dir", tmp_path)
@@ -138,7 +140,7 @@ def test_names_of_no_cluster_are_one_clear_line_and_nothing_changes(line, tmp_pa
 
 
 @pytest.mark.parametrize(("place", "reason"), [("nowhere", "clusters.json is not there"), ("s3://", "names no bucket")])
-def test_an_earlier_model_that_is_not_there_is_one_clear_line(tmp_path, place, reason):
+def test_a_missing_earlier_model_is_refused(tmp_path, place, reason):
     corpus = corpus_of(tmp_path / "corpus.jsonl", "hockey", "space")
     run = run_training("--dataset", corpus, "--clusters", 2, "--like", place, "--output-dir", tmp_path / "out")
     errors = [line for line in run.stderr.splitlines() if " ERROR " in line]
@@ -147,7 +149,7 @@ def test_an_earlier_model_that_is_not_there_is_one_clear_line(tmp_path, place, r
 
 
 def test_services_of_both_models_give_a_text_the_same_number_and_name(line):
-    """As in a canary: each transformer asks the predictor of its own model."""
+    """As in a canary: each transformer uses the predictor of its own model."""
     started = []
     try:
         answered = []
@@ -169,10 +171,10 @@ def test_services_of_both_models_give_a_text_the_same_number_and_name(line):
             stop(service)
 
 
-# --- The parts ------------------------------------------------------------------------------------
+# --- Functions ------------------------------------------------------------------------------------
 
 
-def test_a_gap_is_out_of_the_reach_of_every_unit_vector():
+def test_placeholder_centroids_of_unused_numbers_are_never_nearest():
     vectors = normalize(np.random.default_rng(0).normal(size=(500, 8)))
     model = KMeans(4, n_init=1, random_state=0).fit(vectors)
     before = model.predict(vectors)
@@ -182,43 +184,43 @@ def test_a_gap_is_out_of_the_reach_of_every_unit_vector():
 
 
 def continuation_of(old: list[int], new: list[int], next_number=None):
-    """Of an earlier model that gave documents the old numbers, and a new one that found other clusters."""
+    """The continuation of documents' old numbers by new clusters, and the description of each change."""
     numbers, sizes = np.unique(old, return_counts=True)
     clusters = [{"cluster": int(n), "size": int(size), "terms": [["word", 1.0]]} for n, size in zip(numbers, sizes)]
     lineage = {"next_number": next_number, "versions": ["v0"]} if next_number else {}
     summary = {"created": "2026", "dataset": {"documents": len(old)}, "clusters": clusters, "lineage": lineage}
-    continuation = continue_numbers(Earlier("v1", summary, None, None), np.array(old), np.array(new), max(new) + 1)
+    continuation = continue_numbers(EarlierModel("v1", summary, None, None), np.array(old), np.array(new), max(new) + 1)
     sizes = np.bincount(new)
     described = [
         {"cluster": number, "size": int(sizes[place]), "terms": [["word", 1.0]], **inherited}
         for place, (number, inherited) in enumerate(zip(continuation.numbers, continuation.inherited))
     ]
     summary = {"clusters": described, "lineage": continuation.lineage, "dataset": {"documents": len(new)}}
-    return continuation, {row["cluster"]: row["what"] for row in changes(summary)}
+    return continuation, {row["cluster"]: row["change"] for row in cluster_changes(summary)}
 
 
-def test_a_new_cluster_starts_from_the_documents_that_are_the_least_like_the_earlier_clusters():
+def test_a_new_cluster_starts_from_the_documents_least_similar_to_the_earlier_clusters():
     summary = {"clusters": [{"cluster": 0, "size": 50}, {"cluster": 4, "size": 50}]}
     assigned, similarities = np.repeat([0, 4], [60, 40]), np.linspace(0, 1, 100)
-    earlier = Earlier("v1", summary, None, None)
+    earlier = EarlierModel("v1", summary, None, None)
     assert as_start(earlier, assigned, similarities, 2).tolist() == [0] * 60 + [1] * 40
     assert as_start(earlier, assigned, similarities, 3).tolist() == [-1] * 5 + [0] * 55 + [1] * 40
 
 
-def test_a_cluster_that_splits_keeps_its_number_for_the_larger_part():
+def test_the_larger_part_of_a_split_cluster_keeps_its_number():
     continuation, what = continuation_of([0] * 10 + [1] * 10, [1] * 10 + [0] * 6 + [2] * 4)
     assert continuation.numbers == [1, 0, 2]
     assert what == {0: "stayed, kept 100%", 1: "shrank, kept 60%; lost to 2 (40%)", 2: "new, split from 1 (100% of it)"}
 
 
-def test_clusters_that_merge_keep_the_number_of_the_larger():
+def test_merged_clusters_keep_the_number_of_the_larger():
     continuation, what = continuation_of([5] * 6 + [8] * 4 + [2] * 10, [0] * 10 + [1] * 10)
     assert continuation.numbers == [5, 2]
     assert what[8] == "gone, merged into 5 (100% of it)"
     assert what[5] == "grew, kept 100%; gained from 8 (40%)"
 
 
-def test_a_number_that_died_in_an_earlier_model_is_not_given_away_again():
+def test_a_number_of_an_earlier_model_is_never_reused():
     continuation, _ = continuation_of([0] * 10 + [1] * 10, [0] * 10 + [1] * 5 + [2] * 5, next_number=6)
     assert sorted(continuation.numbers) == [0, 1, 6] and continuation.lineage["next_number"] == 7
     assert continuation.lineage["versions"] == ["v1", "v0"]

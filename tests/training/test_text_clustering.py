@@ -1,4 +1,4 @@
-"""scripts/text_clustering.py, run as its users run it."""
+"""scripts/text_clustering.py, run from the command line."""
 
 import gzip
 import json
@@ -72,7 +72,7 @@ def test_training_writes_stock_scikit_learn_objects_that_belong_together(artefac
     assert np.array_equal(model.predict(vectors[vectors.any(axis=1)]), model.labels_)
 
 
-def test_a_training_tells_what_is_normal(artefacts):
+def test_the_summary_has_the_baseline(artefacts):
     summary = summary_in(artefacts)
     for similarity in [summary["baseline"]["similarity"], *(c["similarity"] for c in summary["clusters"])]:
         values = [similarity[quantile] for quantile in ("0.05", "0.25", "0.5", "0.75", "0.95")]
@@ -95,10 +95,10 @@ def test_summary_describes_every_cluster(artefacts):
     assert summary["metrics"]["v_measure"] > 0.4
 
 
-def test_documents_without_a_known_term_are_in_no_cluster(tmp_path):
+def test_documents_without_an_in_vocabulary_term_are_in_no_cluster(tmp_path):
     strangers = [{"text": word, "label": "other"} for word in ("aardvark", "zeppelin", "quixotic")]
     run = train_small(tmp_path, "--report", rows=small_corpus() + strangers)
-    assert "3 of 33 documents have no term that is known" in run.stderr
+    assert "3 of 33 documents have no in-vocabulary term" in run.stderr
     summary = summary_in(tmp_path / "out")
     expected = {"documents": 33, "labels": 4, "unknown": 3, "left_out": {}}
     assert summary["dataset"] == {"name": summary["dataset"]["name"], **expected}
@@ -106,7 +106,7 @@ def test_documents_without_a_known_term_are_in_no_cluster(tmp_path):
     assert sum(cluster["size"] for cluster in summary["clusters"]) == 30
     assert not {"aardvark", "zeppelin"} & {title for cluster in summary["clusters"] for title in cluster["titles"]}
     assert summary["metrics"]["adjusted_rand_index"] == 1, "the scores are over documents in clusters"
-    assert "without the 3 that have no known term" in (tmp_path / "out/report.html").read_text()
+    assert "without the 3 without an in-vocabulary term" in (tmp_path / "out/report.html").read_text()
 
 
 def test_same_seed_gives_the_same_clusters(tmp_path):
@@ -123,12 +123,12 @@ def test_no_minibatch_trains_ordinary_k_means(tmp_path):
     assert type(joblib.load(tmp_path / "out/model.joblib")) is KMeans
 
 
-def test_log_shows_the_scores_and_the_top_terms_in_the_form_of_the_seed(tmp_path):
+def test_log_shows_the_scores_and_the_top_terms(tmp_path):
     run = train_small(tmp_path)
     for word in ("30 documents", "V-measure", "Adjusted Rand index", "Silhouette", "Explained variance"):
         assert word in run.stderr
     assert "Top terms per cluster:\n{'Cluster 00': '" in run.stderr
-    assert "\x1b[" not in run.stderr, "colour where there is no terminal"
+    assert "\x1b[" not in run.stderr, "colour although stderr is not a terminal"
 
 
 def test_separable_topics_are_separated(tmp_path):
@@ -136,7 +136,7 @@ def test_separable_topics_are_separated(tmp_path):
     assert summary_in(tmp_path / "out")["metrics"]["adjusted_rand_index"] == 1
 
 
-def test_post_is_subject_and_body_without_other_headers():
+def test_a_post_is_reduced_to_subject_and_body():
     post = "From: someone@mail.host\nSubject: Re: Leaky pucks\nNNTP-Posting-Host: news.host\n\nThe body.\n\nIts end."
     title, document = corpora.parse_post(post)
     assert title == "Leaky pucks"
@@ -144,12 +144,12 @@ def test_post_is_subject_and_body_without_other_headers():
     assert "host" not in document
 
 
-def test_corpus_without_labels_is_trained_without_their_metrics(tmp_path):
+def test_a_corpus_without_labels_has_no_metrics_that_need_them(tmp_path):
     train_small(tmp_path, rows=[{"text": row["text"]} for row in small_corpus()])
     assert set(summary_in(tmp_path / "out")["metrics"]) == {"explained_variance", "silhouette"}
 
 
-def test_rows_without_label_are_in_clusters_and_not_in_the_scores_by_labels(tmp_path):
+def test_rows_without_label_are_clustered_but_not_scored(tmp_path):
     rows = small_corpus()
     rows[0]["label"] = rows[11]["label"] = None
     rows.append({"text": None, "label": "hockey"})
@@ -161,14 +161,14 @@ def test_rows_without_label_are_in_clusters_and_not_in_the_scores_by_labels(tmp_
     assert summary["dataset"]["left_out"] == {"rows without text": 1}
 
 
-def test_bad_dataset_is_one_clear_line_and_nothing_written(tmp_path):
+def test_a_bad_dataset_is_refused_and_nothing_written(tmp_path):
     table = tmp_path / "corpus.csv"
     table.write_text("body,label\nhello,a\n")
     assert_refused(run_training("--dataset", table, "--output-dir", tmp_path / "out"), "no column 'text'")
     assert not (tmp_path / "out").exists()
 
 
-def test_other_columns_encoding_and_separator_are_named_with_options(tmp_path):
+def test_options_name_columns_encoding_and_separator(tmp_path):
     table = tmp_path / "corpus.csv"
     rows = [f"{row['text']} größe~{row['label']}" for row in small_corpus()]
     table.write_text("\n".join(["Body~Team", *rows]), encoding="cp850")
@@ -181,7 +181,7 @@ def test_other_columns_encoding_and_separator_are_named_with_options(tmp_path):
 
 
 TOO_LITTLE = {
-    "fewer documents than clusters": (["hello world"], "has 1 documents, fewer than the 20 clusters"),
+    "fewer documents than clusters": (["hello world"], "has 1 documents, fewer than the requested 20 clusters"),
     "no terms in common": ([f"1 2 3 {n}" for n in range(30)], "no terms"),
     "the same terms": ([f"a b 1 2 {n}" for n in range(30)], "All documents have the same terms"),
     "one text": (["the printer is out of paper"] * 40, "All 40 documents"),
@@ -190,13 +190,13 @@ TOO_LITTLE = {
 
 
 @pytest.mark.parametrize("case", TOO_LITTLE)
-def test_too_little_to_cluster_is_told_by_its_true_reason(tmp_path, case):
+def test_a_corpus_that_is_too_small_is_refused_with_the_reason(tmp_path, case):
     documents, reason = TOO_LITTLE[case]
     corpus = write_jsonl(tmp_path / "corpus.jsonl", [{"text": text} for text in documents])
     assert_refused(run_training("--dataset", corpus, "--output-dir", tmp_path / "out"), reason)
 
 
-def test_more_clusters_than_the_documents_fill_is_one_warning_with_a_hint(tmp_path):
+def test_empty_clusters_are_reported_in_one_warning_with_a_suggestion(tmp_path):
     rows = [
         {"text": f"{text} {n}"} for n, text in enumerate(["paper tray", "paper tray", "ink leaks", "ink leaks"] * 5)
     ]
@@ -205,7 +205,7 @@ def test_more_clusters_than_the_documents_fill_is_one_warning_with_a_hint(tmp_pa
     assert any("Only 2 of 3 clusters have documents" in line for line in warnings)
 
 
-def test_missing_dataset_is_one_clear_line(tmp_path):
+def test_a_missing_dataset_is_refused(tmp_path):
     assert_refused(
         run_training("--dataset", tmp_path / "nowhere", cwd=tmp_path), "--dataset takes 20newsgroups, aws-docs"
     )
@@ -226,7 +226,7 @@ def assert_refused(run, reason):
     assert "Traceback" not in run.stderr
 
 
-def test_full_disk_leaves_the_previous_files_as_they_were(tmp_path):
+def test_a_full_disk_leaves_the_previous_files_unchanged(tmp_path):
     train_small(tmp_path)
     before = {name: (tmp_path / "out" / name).read_bytes() for name in FILES}
     run = train_with_file_size_limit(tmp_path)
@@ -236,7 +236,7 @@ def test_full_disk_leaves_the_previous_files_as_they_were(tmp_path):
 
 
 def train_with_file_size_limit(tmp_path):
-    def limit_file_size():  # writing the transformer then fails as it does on a full disk
+    def limit_file_size():  # makes writing the transformer fail as on a full disk
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, 2_000))
 
@@ -245,7 +245,7 @@ def train_with_file_size_limit(tmp_path):
     return run_training(*options, preexec_fn=limit_file_size)
 
 
-def test_failed_replacement_puts_the_previous_files_back(tmp_path, monkeypatch):
+def test_a_failed_replacement_restores_the_previous_files(tmp_path, monkeypatch):
     source, target = tmp_path / "new", tmp_path / "out"
     for folder, content in ((source, "new"), (target, "old")):
         folder.mkdir()
@@ -267,7 +267,7 @@ def test_failed_replacement_puts_the_previous_files_back(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_run_writes_nothing_and_shows_no_traceback(tmp_path, stop):
+def test_an_interrupted_run_writes_nothing_and_shows_no_traceback(tmp_path, stop):
     command = [sys.executable, ROOT / "scripts/text_clustering.py", "--dataset", "aws-docs", "--output-dir", tmp_path]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         first_line = process.stderr.readline()
@@ -287,13 +287,13 @@ def test_more_dimensions_than_documents_are_reduced_with_a_warning(tmp_path):
 
 
 @pytest.mark.parametrize("clusters", ["1", "30"])
-def test_any_number_of_clusters_up_to_that_of_the_documents_is_trained(tmp_path, clusters):
+def test_any_number_of_clusters_up_to_the_number_of_documents_is_trained(tmp_path, clusters):
     run = train_small(tmp_path, "--clusters", clusters)
     assert run.returncode == 0, run.stderr
     assert len(summary_in(tmp_path / "out")["clusters"]) == int(clusters)
 
 
-def test_half_a_surrogate_pair_in_json_is_no_obstacle(tmp_path):
+def test_half_a_surrogate_pair_in_json_is_accepted(tmp_path):
     rows = small_corpus()
     rows[0]["title"] = "\ud800"
     assert train_small(tmp_path, rows=rows).returncode == 0

@@ -1,4 +1,4 @@
-"""scripts/training/vocabulary.py: phrases of two words, in corpora where they are worth their time."""
+"""scripts/training/vocabulary.py: phrases of two words, in corpora where they are worth their cost."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def phrases_in(vectorizer) -> set[str]:
     return {term for term in vectorizer.get_feature_names_out() if " " in term}
 
 
-def test_topics_that_differ_in_their_phrases_only_are_told_apart():
+def test_topics_that_differ_only_in_their_phrases_are_separated():
     documents, labels = corpus()
     vectorizer, weights = fit_vectorizer(documents)
     expected = {f"{word} {NOUNS[(n + label) % len(NOUNS)]}" for n, word in enumerate(MODIFIERS) for label in (0, 1)}
@@ -52,12 +52,12 @@ def test_topics_that_differ_in_their_phrases_only_are_told_apart():
 
 
 @pytest.mark.parametrize("bound", ["FEW_DOCUMENTS", "PHRASES_UP_TO"])
-def test_few_documents_and_long_corpora_have_words_only(bound, monkeypatch):
+def test_small_and_very_large_corpora_have_no_phrases(bound, monkeypatch):
     monkeypatch.setattr(vocabulary, bound, {"FEW_DOCUMENTS": 1_201, "PHRASES_UP_TO": 100}[bound])
     vectorizer, _ = fit_vectorizer(corpus()[0])
     assert not phrases_in(vectorizer) and vectorizer.ngram_range == (1, 1)
 
 
-def test_pairs_of_letters_of_a_script_without_spaces_are_not_paired_again():
+def test_terms_of_scripts_without_spaces_form_no_phrases():
     vectorizer, _ = fit_vectorizer(["包裹丢失 red car", "打印机卡纸 blue house", "账户密码 old table"] * 400)
     assert phrases_in(vectorizer) == {"red car", "blue house", "old table"}

@@ -1,4 +1,4 @@
-"""scripts/training/words.py: what a word is, in any script and in any Unicode form."""
+"""scripts/training/words.py: tokenization in all scripts and Unicode forms."""
 
 import pickle
 import subprocess
@@ -62,7 +62,7 @@ def test_words_of_a_text_in_all_its_forms(text, expected):
 
 
 @pytest.mark.parametrize("name", sorted(set(LANGUAGES) - {"arabic", "french", "spanish", "vietnamese"}))
-def test_clusters_of_scripts_that_were_cut_to_pieces_are_as_good_as_those_of_character_ngrams(name):
+def test_clusters_in_each_script_are_as_good_as_those_of_character_ngrams(name):
     corpus = load_corpus(str(LANGUAGES[name]))
     ngrams = max(character_ngrams(corpus, lengths, seeds=2) for lengths in ((1, 2), (2, 4)))
     assert words_in_clusters(corpus, seeds=2) >= ngrams
@@ -97,7 +97,7 @@ def test_topics_of_one_or_two_letters_are_found(topics):
 
 
 def disguised(text: str) -> list[str]:
-    """The text in other forms, as other systems write it."""
+    """The text in the forms of other systems."""
     full_width = "".join(chr(ord(letter) + 0xFEE0) if "!" <= letter <= "~" else letter for letter in text)
     forms = [unicodedata.normalize(form, text) for form in FORMS]
     return [*forms, full_width, text.upper(), "\u00ad".join(text), "\u200b".join(text), "\u200d".join(text)]
@@ -123,7 +123,7 @@ def test_a_corpus_gets_one_vocabulary_in_all_its_forms():
     assert len({tuple(vectorizer.vocabulary_.items()) for vectorizer in fitted}) == 1
 
 
-def test_vectorizer_is_loaded_without_the_code_that_made_it(tmp_path):
+def test_the_vectorizer_loads_without_the_code_that_created_it(tmp_path):
     vectorizer, _ = fit_vectorizer(load_corpus(str(LANGUAGES["thai"])).documents)
     (tmp_path / "vectorizer.pickle").write_bytes(pickle.dumps(vectorizer))
     code = "import pickle; print(pickle.load(open('vectorizer.pickle', 'rb')).transform(['รหัสผ่าน']).nnz > 1)"

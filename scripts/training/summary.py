@@ -1,0 +1,61 @@
+"""Assemble the content of clusters.json."""
+
+from typing import Any
+
+from corpus.source import Source
+from model import artefacts
+from model.projection import composed
+from training.cluster_statistics import ClusterStatistics
+from training.fitting import FittedModel, Settings
+from training.sample import Sample
+
+
+def describe_clusters(fitted: FittedModel, statistics: ClusterStatistics) -> list[dict[str, Any]]:
+    """Describe each cluster as in clusters.json, ordered by number."""
+    terms = composed(fitted.pipeline[0].get_feature_names_out())
+    continuation = fitted.continuation
+    described = [
+        {"cluster": number, **inherited, **statistics.describe(number, terms), **baseline}
+        | {"centroid": fitted.model.cluster_centers_[number].tolist()}
+        for number, inherited, baseline in zip(continuation.numbers, continuation.inherited, fitted.baselines)
+    ]
+    return sorted(described, key=lambda cluster: cluster["cluster"])
+
+
+def summarise_training(
+    source: Source,
+    sample: Sample,
+    settings: Settings,
+    fitted: FittedModel,
+    statistics: ClusterStatistics,
+    scores: dict[str, float],
+    clusters: list[dict[str, Any]],
+    agreement: dict[int, float],
+) -> dict[str, Any]:
+    """The content of clusters.json, without the checksums of the files.
+
+    Args:
+        clusters: the result of describe_clusters.
+        agreement: the share of reproduced clusters, by number of clusters.
+    """
+    return artefacts.summarise(
+        dataset={
+            "name": source.name,
+            "documents": sample.documents,
+            "labels": statistics.labels,
+            "unknown": statistics.unknown,
+            "left_out": dict(+source.findings.left_out),
+        },
+        settings={
+            "clusters": settings.clusters,
+            "lsa": settings.lsa,
+            "sample": len(sample.corpus.documents),
+            "minibatch": settings.minibatch,
+            "seed": settings.seed,
+        },
+        metrics=scores,
+        clusters=clusters,
+        baseline={"unknown": statistics.unknown / sample.documents, "similarity": fitted.similarity},
+        lineage=fitted.continuation.lineage,
+        agreement_of_halves={str(number): value for number, value in agreement.items()},
+    )
