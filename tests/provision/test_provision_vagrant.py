@@ -12,7 +12,7 @@ import pytest
 from support.upstream_files import PROVISION, versions
 
 ROOT = PROVISION.parent
-vagrant = pytest.mark.skipif(not shutil.which("vagrant"), reason="Vagrant is not installed")
+vagrant = pytest.mark.system("vagrant")
 
 
 def validate(tmp_path, *options, **environment):
@@ -128,7 +128,7 @@ def test_diagram_shows_the_ports_and_fits_a_readme():
     assert 800 <= width <= 1100
 
 
-@pytest.mark.skipif(not shutil.which("dot"), reason="Graphviz is not installed")
+@pytest.mark.system("dot")
 def test_diagram_can_be_rendered(tmp_path):
     made = subprocess.run(
         ["dot", "-Tpng", PROVISION / "diagram.dot", "-o", tmp_path / "diagram.png"], capture_output=True, text=True

@@ -4,7 +4,6 @@ import itertools
 import json
 import os
 import re
-import shutil
 import subprocess
 from html.parser import HTMLParser
 from types import SimpleNamespace
@@ -227,7 +226,7 @@ def test_a_run_without_report_warns_of_an_earlier_report(tmp_path):
     assert (tmp_path / "report.html").read_text() == "earlier"
 
 
-@pytest.mark.skipif(not shutil.which("chromium"), reason="needs Debian's chromium")
+@pytest.mark.system("chromium")
 def test_the_browser_draws_the_map_and_chooses_the_cluster_in_the_address(page, folder, tmp_path):
     flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
     command = ["chromium", *flags.split(), f"--user-data-dir={tmp_path}", "--virtual-time-budget=20000", "--dump-dom"]

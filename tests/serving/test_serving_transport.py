@@ -8,7 +8,6 @@ import http.client
 import http.server
 import json
 import os
-import shutil
 import signal
 import subprocess
 import threading
@@ -213,7 +212,7 @@ Promise.all([ask(ALLOWED, GOOD), ask(ALLOWED, "{}"), ask(DEFAULT, GOOD)])
 </script>"""
 
 
-@pytest.mark.skipif(not shutil.which("chromium"), reason="needs Debian's chromium")
+@pytest.mark.system("chromium")
 def test_in_a_browser_a_page_of_the_allowed_origin_can_ask_and_no_other_can(open_service, services, tmp_path):
     path, closed = f"/v1/models/{NAME}:predict", services["v1"]
     words = {
