@@ -1,7 +1,6 @@
 """scripts/demo.sh with an existing model and an existing Python environment."""
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -9,34 +8,17 @@ import subprocess
 import psutil
 import pytest
 
-from support.free_port import free_port
-from support.services import ROOT
-
-REQUIREMENTS = ("scripts/requirements-image.txt", "scripts/requirements.txt")
+from support.checkout import copy_programs
+from support.free_port import two_free_ports
 
 
 @pytest.fixture
 def repository(artefacts, tmp_path):
-    for name in ("scripts", "serving"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns(".venv", "__pycache__"))
-    shutil.copy(ROOT / "transformer.py", tmp_path)
+    """The programs, with a model already trained."""
+    copy_programs(tmp_path)
     for name in ("model.joblib", "transformer.joblib", "clusters.json"):
         (tmp_path / name).symlink_to(artefacts / name)
-    venv = tmp_path / "scripts/.venv"
-    venv.mkdir()
-    for name in ("bin", "lib", "pyvenv.cfg"):
-        (venv / name).symlink_to(ROOT / "scripts/.venv" / name)
-    with (venv / "requirements.cksum").open("w") as stamp:
-        subprocess.run(f"cat {' '.join(REQUIREMENTS)} | cksum", shell=True, cwd=tmp_path, stdout=stamp, check=True)
     return tmp_path
-
-
-def two_free_ports() -> int:
-    while True:
-        port = free_port()
-        with socket.socket() as listener:
-            if listener.connect_ex(("localhost", port + 1)):
-                return port
 
 
 def test_demo_sends_a_sample_request_listens_on_localhost_only_bypasses_the_proxy_and_stops_its_server(repository):

@@ -18,3 +18,12 @@ def free_port() -> int:
             if port not in _given and probe.connect_ex(("127.0.0.1", port)):
                 _given.add(port)
                 return port
+
+
+def two_free_ports() -> int:
+    """Return a port on which nobody listens, nor on the next one."""
+    while True:
+        port = free_port()
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port + 1)):
+                return port
