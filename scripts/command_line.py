@@ -1,6 +1,7 @@
 """What the programs' command lines share: help, log level, argument types, and Ctrl-C while the libraries load."""
 
 import argparse
+import codecs
 import signal
 import sys
 
@@ -28,6 +29,14 @@ def positive_int(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def encoding(text: str) -> str:
+    """The name of an encoding. Raises ArgumentTypeError if Python has no such encoding."""
+    try:
+        return codecs.lookup(text).name
+    except LookupError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an encoding that Python supports") from None
 
 
 def percentage(text: str) -> int:

@@ -1,7 +1,6 @@
 """Read a corpus in batches: documents with their titles and, where there are some, their labels."""
 
 import argparse
-import codecs
 import contextlib
 import html
 import logging
@@ -17,6 +16,7 @@ import botocore.loaders
 import numpy as np
 from sklearn.datasets import fetch_20newsgroups, get_data_home
 
+from command_line import encoding
 from corpus.documents import DEFAULT_ENDPOINT, Batch, CorpusError, Document, Findings, Options, in_batches
 from corpus.files import read_files
 from corpus.tables import KIND_NAMES
@@ -96,13 +96,6 @@ def add_dataset_options(parser: argparse.ArgumentParser, **dataset):
     parser.add_argument("--encoding", type=encoding, help="encoding of the files (default: detected)")
     parser.add_argument("--separator", type=separator, help="what separates the cells of a table (default: detected)")
     parser.add_argument("--s3-endpoint", metavar="URL", default=DEFAULT_ENDPOINT, help="store of an s3:// address")
-
-
-def encoding(name: str) -> str:
-    try:
-        return codecs.lookup(name).name
-    except LookupError:
-        raise argparse.ArgumentTypeError(f"Python knows no encoding named {name}") from None
 
 
 def separator(text: str) -> str:

@@ -232,7 +232,7 @@ def wait_until(reached, process):
         ("Choosing the number of clusters", "2-8"),
         ("Fitting LSA", TOPICS),
         ("Assigning all documents ...", TOPICS),
-        ("Making the report ...", TOPICS),
+        ("Creating the report ...", TOPICS),
     ],
 )
 def test_an_interruption_in_any_phase_leaves_nothing_behind(table, tmp_path, phase, clusters):
