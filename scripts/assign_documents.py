@@ -24,7 +24,8 @@ from assignment.parallel import add_engine_options, assign_all
 from corpus.source import CorpusError, add_dataset_options, source_of
 from failure import report_errors
 from model import artefacts
-from model.assigner import NO_CLUSTER, Assigner
+from model.assigner import Assigner
+from model.clusters import NO_CLUSTER
 from model.projection import Lsa
 
 log = logging.getLogger("text_clustering")
@@ -57,7 +58,7 @@ def load_assigner(model_path: Path, transformer_path: Path) -> tuple[Assigner, d
     """
     summary = artefacts.read_summary(transformer_path.with_name(artefacts.CLUSTERS_FILE))
     artefacts.check_together(summary, model_path, transformer_path)
-    lsa = Lsa(artefacts.load(transformer_path, summary))
+    lsa = Lsa(artefacts.load_pipeline(transformer_path, summary))
     centroids = artefacts.load(model_path, summary).cluster_centers_
     names = {cluster["cluster"]: cluster["name"] for cluster in summary["clusters"] if "name" in cluster}
     return Assigner(lsa, centroids, [cluster["cluster"] for cluster in summary["clusters"]]), names

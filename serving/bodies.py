@@ -1,41 +1,43 @@
-"""What the body of a request may be: how large, how compressed, in which characters."""
+"""Limit, decompress and transcode the bodies of requests."""
 
 import io
 import zlib
-from email.message import Message
+from collections.abc import Awaitable
+from email.message import Message as EmailMessage
 
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 UNZIP = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}  # RFC 9110, 8.4.1
-# Python's own notations, among its codecs for text: no charsets, and some take the square of a body's length.
+# Python codecs that are not charsets; decoding some takes quadratic time.
 NO_CHARSETS = {"idna", "punycode", "undefined", "unicode_escape", "raw_unicode_escape", "unicode-escape"}
 
 
-class Bodies:
-    """ASGI middleware: hand every body on as plain UTF-8, or answer 413 or 415 and do not read it into memory.
+class BodyDecoder:
+    """ASGI middleware that passes on every body as uncompressed UTF-8, or answers 400, 413 or 415.
 
     Args:
-        limit: the size of a body in bytes, at most, as it came and when it is decoded.
+        limit: maximum size of a body in bytes, both compressed and decompressed.
     """
 
-    def __init__(self, app, limit: int):
+    def __init__(self, app: ASGIApp, limit: int) -> None:
         self.app, self.limit = app, limit
 
-    def __call__(self, scope, receive, send):
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "http":
             headers = dict(scope["headers"])
             length = int(headers.get(b"content-length", self.limit + 1))
             charset = b"charset" in headers.get(b"content-type", b"").lower()
             if length > self.limit or charset or b"content-encoding" in headers:
-                scope = scope | {"headers": [pair for pair in scope["headers"] if pair[0] != b"content-encoding"]}
-                receive = self.checked(headers, receive)
+                scope = {**scope, "headers": [pair for pair in scope["headers"] if pair[0] != b"content-encoding"]}
+                receive = self.decoding(headers, receive)
         return self.app(scope, receive, send)
 
-    def checked(self, headers: dict, receive):
-        """Read and decode the body when it is first asked for: there, an error has a handler that answers it."""
+    def decoding(self, headers: dict[bytes, bytes], receive: Receive) -> Receive:
+        """Decode the body on the first call, inside the application, whose handlers answer errors."""
         read = False
 
-        async def receive_checked():
+        async def receive_decoded() -> Message:
             nonlocal read
             if read:
                 return await receive()
@@ -46,18 +48,18 @@ class Bodies:
             if content_encoding not in {"", "identity", *UNZIP}:
                 raise HTTPException(
                     415,
-                    f"The Content-Encoding {content_encoding!r} is not understood: send gzip, deflate, or none.",
+                    f"The Content-Encoding {content_encoding!r} is not supported: send gzip, deflate, or none.",
                     {"Accept-Encoding": "gzip, deflate"},
                 )
             charset = charset_of(headers.get(b"content-type", b"").decode("latin-1"))
             body = await self.read_all(receive)
             if content_encoding in UNZIP:
-                body = self.unzip(body, content_encoding)
+                body = self.decompress(body, content_encoding)
             return {"type": "http.request", "body": to_utf8(body, charset), "more_body": False}
 
-        return receive_checked
+        return receive_decoded
 
-    async def read_all(self, receive) -> bytes:
+    async def read_all(self, receive: Receive) -> bytes:
         body = bytearray()
         more = True
         while more:
@@ -68,7 +70,7 @@ class Bodies:
                 raise self.too_large()
         return bytes(body)
 
-    def unzip(self, body: bytes, content_encoding: str) -> bytes:
+    def decompress(self, body: bytes, content_encoding: str) -> bytes:
         stream = zlib.decompressobj(UNZIP[content_encoding])
         try:
             decoded = stream.decompress(body, self.limit + 1)
@@ -85,28 +87,28 @@ class Bodies:
 
 
 def charset_of(content_type: str) -> str:
-    """The charset of a Content-Type, one that Python knows.
+    """The charset of a Content-Type; default UTF-8.
 
     Raises:
-        HTTPException: 415, it is not known.
+        HTTPException: 415, Python does not know it.
     """
-    header = Message()
+    header = EmailMessage()
     header["content-type"] = content_type
     charset = str(header.get_param("charset", "utf-8")).lower()
     try:
         if charset in NO_CHARSETS:
             raise LookupError
-        io.TextIOWrapper(io.BytesIO(), charset)  # knows which of Python's codecs are for text
+        io.TextIOWrapper(io.BytesIO(), charset)  # rejects codecs that are not for text
     except (LookupError, ValueError):
-        raise HTTPException(415, f"The charset {charset!r} is not known: send UTF-8.") from None
+        raise HTTPException(415, f"The charset {charset!r} is not supported: send UTF-8.") from None
     return charset
 
 
 def to_utf8(body: bytes, charset: str) -> bytes:
-    """Recode a body.
+    """Transcode a body.
 
     Raises:
-        HTTPException: 400, it is not in this charset.
+        HTTPException: 400, it is not valid in this charset.
     """
     if charset == "utf-8":
         return body

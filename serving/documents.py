@@ -1,7 +1,8 @@
-"""The documents of a request in KServe's protocol v1 or v2, or a BadRequest that says what is wrong with it."""
+"""Read and validate the documents of a request in KServe's protocol v1 or v2."""
 
 import base64
 import binascii
+from typing import Any
 
 from kserve import InferInput, InferRequest
 from kserve.errors import InvalidInput
@@ -17,15 +18,16 @@ JSON_KINDS = {
 
 
 class BadRequest(InvalidInput):
-    """The client is wrong; the message says where: 400, INVALID_ARGUMENT in gRPC."""
+    """The request is invalid; the message says where and why: 400, INVALID_ARGUMENT in gRPC."""
 
 
-def read_documents(payload: dict | InferRequest, max_documents: int) -> list[str]:
+def read_documents(payload: dict[str, Any] | InferRequest, max_documents: int) -> list[str]:
     """Read the documents of a v1 request ({"instances": [...]}) or a v2 request (one BYTES tensor).
 
     Raises:
-        BadRequest: they are not there, not text, empty, or too many.
+        BadRequest: documents are missing, not text, empty, or too many.
     """
+    instances: list
     if isinstance(payload, InferRequest):
         instances, name = read_tensor(payload), "inputs[0].data"
     elif isinstance(payload, dict) and isinstance(payload.get("instances"), list):
@@ -36,24 +38,35 @@ def read_documents(payload: dict | InferRequest, max_documents: int) -> list[str
         raise BadRequest(f'"{name}" is empty: expected at least one text.')
     if len(instances) > max_documents:
         raise BadRequest(f'"{name}" has {len(instances)} texts, and {max_documents} are allowed in one request.')
-    return [read_document(instance, f"{name}[{n}]") for n, instance in enumerate(instances)]
+    documents = []
+    for n, instance in enumerate(instances):
+        try:
+            documents.append(read_document(instance))
+        except ValueError as error:
+            raise BadRequest(f"{name}[{n}] {error}") from error
+    return documents
 
 
-def read_document(instance, name: str) -> str:
+def read_document(instance: Any) -> str:
+    """Read a document: a text, or a list with one text.
+
+    Raises:
+        ValueError: it is something else, or empty; the message is a predicate such as "is null".
+    """
     if isinstance(instance, list):
         if len(instance) != 1:
-            raise BadRequest(f"{name} is a list of {len(instance)} items: expected a text, or a list with one text.")
+            raise ValueError(f"is a list of {len(instance)} items: expected a text, or a list with one text.")
         instance = instance[0]
     if isinstance(instance, bytes):
         try:
             instance = instance.decode()
         except UnicodeDecodeError as error:
-            raise BadRequest(f"{name} is not UTF-8: {error}.") from error
+            raise ValueError(f"is not UTF-8: {error}.") from error
     if not isinstance(instance, str):
         kind = JSON_KINDS.get(type(instance), type(instance).__name__)
-        raise BadRequest(f"{name} is {kind}: expected a text, or a list with one text.")
+        raise ValueError(f"is {kind}: expected a text, or a list with one text.")
     if not instance or instance.isspace():
-        raise BadRequest(f"{name} has no text in it.")
+        raise ValueError("has no text in it.")
     return instance
 
 
@@ -61,7 +74,7 @@ def read_tensor(request: InferRequest) -> list:
     """Read the elements of a v2 request's only tensor, BYTES of shape [documents] or [documents, 1].
 
     Raises:
-        BadRequest: there is another number of tensors, or it has another type, shape or length.
+        BadRequest: another number of tensors, or another type, shape or length.
     """
     if len(request.inputs) != 1:
         raise BadRequest(f"Expected one input tensor with the texts, got {len(request.inputs)}.")
@@ -79,10 +92,10 @@ def read_tensor(request: InferRequest) -> list:
 
 
 def decode_content(tensor: InferInput, elements: list) -> list:
-    """Undo what the tensor's parameters.content_type says was done to the texts, as MLServer's clients do it.
+    """Decode texts by the tensor's parameters.content_type, a convention of MLServer.
 
     Raises:
-        BadRequest: it is no content type of texts, or the elements are not of it.
+        BadRequest: the content type is not one of texts, or the elements do not match it.
     """
     content_type = (tensor.parameters or {}).get("content_type")
     if content_type in (None, "str"):

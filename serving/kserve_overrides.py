@@ -1,7 +1,8 @@
-"""KServe's REST endpoints and data plane, where they do otherwise than a client and an operator need."""
+"""Overrides of KServe's REST endpoints and data plane."""
 
 import logging
 import warnings
+from typing import Any, NoReturn
 
 import orjson
 from fastapi import FastAPI
@@ -13,23 +14,26 @@ from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 from kserve.protocol.rest.v2_datamodels import InferenceRequest
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 
 from serving.documents import BadRequest
-from serving.predictor import PredictorTimeout, PredictorUnavailable
+from serving.predictor_client import PredictorTimeout, PredictorUnavailable
 
 UTF8_MARK = b"\xef\xbb\xbf"
 
-log = logging.getLogger("kserve.transformer")  # below KServe's own logger, whose format and level it takes
+log = logging.getLogger("kserve.transformer")  # inherits format and level from KServe's logger
 
 
 class JsonDataPlane(DataPlane):
-    """KServe's data plane, but a body is JSON whatever its Content-Type says, and an unreadable body is a 400.
+    """KServe's data plane, but a body is JSON whatever its Content-Type, and an unreadable body is a 400.
 
-    KServe itself hands a body with another Content-Type to the model as bytes (`curl -d` sends
-    application/x-www-form-urlencoded), and answers 500 where its parser trips over a malformed tensor.
+    KServe passes a body with another Content-Type to the model as bytes (`curl -d` sends
+    application/x-www-form-urlencoded), and returns 500 if its parser fails on a malformed tensor.
     """
 
-    def decode(self, body, headers, protocol_version="v1", model_name=None):
+    def decode(
+        self, body: Any, headers: dict[str, str], protocol_version: str = "v1", model_name: str | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         try:
             if isinstance(body, bytes) and INFERENCE_CONTENT_LENGTH_HEADER not in headers and "ce-id" not in headers:
                 body = body.removeprefix(UTF8_MARK)
@@ -38,7 +42,7 @@ class JsonDataPlane(DataPlane):
                 else:
                     return self.decode_cloudevent(orjson.loads(body))
             if isinstance(body, InferenceRequest):
-                # Names come back in the answer, which half a surrogate pair ("\\ud800" in JSON) would break.
+                # Names are repeated in the answer, which half a surrogate pair ("\\ud800" in JSON) would break.
                 "".join([body.id or "", *(tensor.name for tensor in body.inputs + (body.outputs or []))]).encode()
             return super().decode(body, headers, protocol_version, model_name)
         except Exception as error:
@@ -50,11 +54,14 @@ class JsonDataPlane(DataPlane):
         return True
 
     async def model_ready(self, model_name: str, disable_predictor_health_check: bool = False) -> bool:
-        """Whether the model should get requests; a request that is there asks without the predictor's health.
+        """Whether the model should get requests.
+
+        Args:
+            disable_predictor_health_check: set by KServe when it handles a request.
 
         Raises:
-            PredictorUnavailable: it should not, because of its predictor.
-            NoSuchModel: it is another server's.
+            PredictorUnavailable: the predictor is not ready.
+            NoSuchModel: this server has no model of this name.
         """
         if not self.model_registry.get_model(model_name):
             raise NoSuchModel(model_name)
@@ -65,41 +72,41 @@ class JsonDataPlane(DataPlane):
 
 
 class NoSuchModel(ModelNotFound):
-    """A class of its own, because KServe sets its handler of ModelNotFound after ours."""
+    """A separate class because KServe replaces our handler of ModelNotFound."""
 
 
 class FixedRepository(ModelRepositoryExtension):
-    """One model for the life of the process: KServe's repository API would let any client unload it."""
+    """Refuses the repository API, with which any client could unload the model."""
 
-    async def load(self, model_name: str):
-        raise BadRequest("This server serves one model, which can be neither loaded nor unloaded.")
+    async def load(self, model_name: str) -> NoReturn:
+        raise BadRequest("This server has one model, which cannot be loaded or unloaded.")
 
     unload = load
 
 
-def add_error_handlers(app: FastAPI):
-    """Answer every error as {"error": "..."}, and log it in a line: KServe would log a traceback for each."""
+def add_error_handlers(app: FastAPI) -> None:
+    """Return every error as {"error": "..."} and log it in one line; KServe would log a traceback."""
 
-    def answer(request, status: int, message: str, headers: dict | None = None) -> JSONResponse:
+    def answer(request: Request, status: int, message: str, headers: Any = None) -> JSONResponse:
         log.warning("%s %s: %d %s", request.method, request.url.path, status, message)
         return JSONResponse({"error": message}, status, headers)
 
-    async def malformed_v2(request, error):
+    async def malformed_v2(request: Request, error: Any) -> JSONResponse:
         return answer(request, 400, "; ".join(f"{item['loc'][-1]}: {item['msg']}" for item in error.errors()))
 
-    async def http_error(request, error):
+    async def http_error(request: Request, error: Any) -> JSONResponse:
         return answer(request, error.status_code, error.detail, error.headers)
 
-    async def bad_request(request, error):
+    async def bad_request(request: Request, error: Any) -> JSONResponse:
         return answer(request, 400, error.reason)
 
-    async def no_such_model(request, error):
+    async def no_such_model(request: Request, error: Any) -> JSONResponse:
         return answer(request, 404, error.reason)
 
-    async def predictor_unavailable(request, error):
+    async def predictor_unavailable(request: Request, error: Any) -> JSONResponse:
         return answer(request, 503, error.reason)
 
-    async def predictor_timeout(request, error):
+    async def predictor_timeout(request: Request, error: Any) -> JSONResponse:
         return answer(request, 504, error.details)
 
     app.add_exception_handler(RequestValidationError, malformed_v2)
@@ -110,15 +117,15 @@ def add_error_handlers(app: FastAPI):
     app.add_exception_handler(PredictorTimeout, predictor_timeout)
 
 
-def refuse_other_methods(app: FastAPI):
-    """Answer 405 where KServe takes GET ...:predict for a question about a model of the name "...:predict"."""
+def refuse_other_methods(app: FastAPI) -> None:
+    """Return 405 for GET ...:predict, which KServe treats as a readiness request for a model named "...:predict"."""
 
-    async def not_allowed(model_name: str, verb: str):
+    async def not_allowed(model_name: str, verb: str) -> NoReturn:
         raise HTTPException(405, "Method Not Allowed", {"Allow": "POST"})
 
     methods = ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"]
     app.add_api_route("/v1/models/{model_name}:{verb}", not_allowed, methods=methods, include_in_schema=False)
 
 
-def silence_deprecations():
-    warnings.simplefilter("ignore", FastAPIDeprecationWarning)  # KServe's ORJSONResponse, twice a request
+def silence_deprecations() -> None:
+    warnings.simplefilter("ignore", FastAPIDeprecationWarning)  # of KServe's ORJSONResponse, twice per request

@@ -1,4 +1,4 @@
-"""KServe's model server, but one that listens where it is told to and answers what had arrived before it ends."""
+"""KServe's model server with a listen address, which drains requests before shutdown."""
 
 import asyncio
 import contextlib
@@ -7,8 +7,9 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc
 import kserve
@@ -22,25 +23,25 @@ from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor, Logg
 from kserve.protocol.grpc.servicer import InferenceServicer
 
 from serving.kserve_overrides import FixedRepository, JsonDataPlane
-from serving.predictor import PredictorTimeout, PredictorUnavailable
+from serving.predictor_client import PredictorTimeout, PredictorUnavailable
 
-LAST_REQUESTS = 1.0  # seconds in which a server that is to end is still open, as not everybody knows yet
-GRACE = 30  # seconds for the answers
+LAME_DUCK = 1.0  # seconds for which a server that is shutting down accepts requests, until all clients know
+GRACE = 30  # seconds for the remaining answers
 ALL_INTERFACES = "0.0.0.0"
 
 log = logging.getLogger("kserve.transformer")
 
 
 class Server(kserve.ModelServer):
-    """KServe's model server, but one that listens where it is told to and answers what had arrived before it ends.
+    """KServe's model server with a listen address, which drains requests before shutdown.
 
-    KServe's own listens on all interfaces. On SIGTERM it closes connections with requests in them that it has not
-    read yet, and takes the model away from those of gRPC that it has.
+    KServe's own listens on all interfaces. On SIGTERM it closes connections with unread requests, and unloads the
+    model while gRPC requests still use it.
 
     Args:
         host: address to listen on.
-        http_port, grpc_port: the latter None: no gRPC.
-        grpc_options: of gRPC's server, such as the limits of its messages.
+        grpc_port: None: no gRPC.
+        grpc_options: options of the gRPC server, such as message limits.
     """
 
     def __init__(
@@ -49,40 +50,32 @@ class Server(kserve.ModelServer):
         host: str,
         http_port: int,
         grpc_port: int | None,
-        grpc_options: dict,
-    ):
+        grpc_options: dict[str, Any],
+    ) -> None:
         super().__init__(http_port, predictor_config=predictor_config, enable_grpc=False, grace_period=GRACE)
         self.dataplane = JsonDataPlane(self.registered_models)
         self.model_repository_extension = FixedRepository(self.registered_models)
         self.host, self.grpc_port, self.grpc_options = host, grpc_port, grpc_options
 
-    def register_signal_handler(self):
-        pass  # needs the loop, which is not running yet
+    def register_signal_handler(self) -> None:
+        pass  # done in _serve, where the event loop runs
 
-    async def _serve(self):
+    async def _serve(self) -> None:
         (model,) = self.registered_models.get_models().values()
         rest_server = self._rest_server._server
         rest_server.config.host = self.host
-        rest_server.capture_signals = contextlib.nullcontext  # uvicorn would end REST by itself
-        ending = asyncio.Event()
-
-        def end():
-            rest_server.force_exit = ending.is_set()  # told a second time
-            ending.set()
-
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
-            asyncio.get_running_loop().add_signal_handler(number, end)
-
+        rest_server.capture_signals = contextlib.nullcontext  # uvicorn would shut down REST on its own
+        shutdown = shutdown_event(rest_server)
         grpc_server = self.bind_grpc() if self.grpc_port else None
         rest = asyncio.create_task(super()._serve())
-        while not rest_server.started:  # or uvicorn says why not and ends the process
+        while not rest_server.started:  # or uvicorn logs the reason and exits
             await asyncio.sleep(0.01)
         if grpc_server:
             await grpc_server.start()
         watching = asyncio.create_task(model.watch())
-        await ending.wait()
-        log.info("Ending as soon as what has arrived is answered")
-        await asyncio.sleep(LAST_REQUESTS)
+        await shutdown.wait()
+        log.info("Shutting down after answering all requests that have arrived")
+        await asyncio.sleep(LAME_DUCK)
         close, rest_server.shutdown = rest_server.shutdown, lambda sockets=None: close_when_read(rest_server, close)
         rest_server.should_exit = True
         await asyncio.gather(rest, *([grpc_server.stop(GRACE)] if grpc_server else []))
@@ -93,7 +86,7 @@ class Server(kserve.ModelServer):
         server = grpc.aio.server(
             ThreadPoolExecutor(self.max_threads),
             interceptors=(LoggingInterceptor(), OneLineInterceptor()),
-            # A port that another server has is an error, not a port for both.
+            # Otherwise two servers could share the port.
             options=[("grpc.so_reuseport", 0), *self.grpc_options.items()],
         )
         add_GRPCInferenceServiceServicer_to_server(Servicer(self.dataplane, self.model_repository_extension), server)
@@ -101,12 +94,27 @@ class Server(kserve.ModelServer):
         try:
             server.add_insecure_port(f"{host}:{self.grpc_port}")
         except RuntimeError:
-            sys.exit(f"transformer.py: port {self.grpc_port} of {host} cannot be had: choose another with --grpc_port")
+            sys.exit(
+                f"transformer.py: cannot listen on port {self.grpc_port} of {host}: choose another with --grpc_port"
+            )
         return server
 
 
-async def close_when_read(rest_server: uvicorn.Server, close: Callable):
-    """Let a REST server end, but not while there is a request that it has not read: its client would get no answer."""
+def shutdown_event(rest_server: uvicorn.Server) -> asyncio.Event:
+    """An event that SIGINT, SIGTERM and SIGQUIT set; a second signal makes the REST server drop its connections."""
+    shutdown = asyncio.Event()
+
+    def handle() -> None:
+        rest_server.force_exit = shutdown.is_set()
+        shutdown.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
+        asyncio.get_running_loop().add_signal_handler(number, handle)
+    return shutdown
+
+
+async def close_when_read(rest_server: uvicorn.Server, close: Callable[[], Awaitable[None]]) -> None:
+    """Shut a REST server down after it has read all requests that have arrived."""
     deadline = time.monotonic() + GRACE
     while has_unread(rest_server) and time.monotonic() < deadline:
         await asyncio.sleep(0.01)
@@ -114,28 +122,28 @@ async def close_when_read(rest_server: uvicorn.Server, close: Callable):
 
 
 def has_unread(rest_server: uvicorn.Server) -> bool:
-    """Whether a connection waits to be accepted, or one that is idle has something that waits to be read."""
+    """Whether a connection waits to be accepted, or an idle one has unread data."""
     arrivals = select.poll()
     for listener in rest_server.servers:
         for socket in listener.sockets:
             arrivals.register(socket.fileno(), select.POLLIN)
     for connection in rest_server.server_state.connections:
-        idle = connection.cycle is None or connection.cycle.response_complete
-        if idle and not connection.transport.is_closing():
-            arrivals.register(connection.transport.get_extra_info("socket").fileno(), select.POLLIN)
+        cycle, transport = connection.cycle, connection.transport  # type: ignore[union-attr]  # it is of HTTP
+        if (cycle is None or cycle.response_complete) and not transport.is_closing():
+            arrivals.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
     return bool(arrivals.poll(0))
 
 
 class Servicer(InferenceServicer):
-    """KServe's gRPC endpoints; those that ask whether it is ready get a no rather than an error."""
+    """KServe's gRPC endpoints, but readiness is False rather than an error."""
 
-    async def ServerReady(self, request, context):
+    async def ServerReady(self, request: pb.ServerReadyRequest, context: Any) -> pb.ServerReadyResponse:
         try:
             return await super().ServerReady(request, context)
         except PredictorUnavailable:
             return pb.ServerReadyResponse(ready=False)
 
-    async def ModelReady(self, request, context):
+    async def ModelReady(self, request: pb.ModelReadyRequest, context: Any) -> pb.ModelReadyResponse:
         try:
             return await super().ModelReady(request, context)
         except PredictorUnavailable:
@@ -143,9 +151,9 @@ class Servicer(InferenceServicer):
 
 
 class OneLineInterceptor(ExceptionToStatusInterceptor):
-    """Errors of clients and of the predictor, logged in a line: KServe would log a traceback for each."""
+    """Logs errors of clients and of the predictor in one line; KServe would log a traceback."""
 
-    async def handle_exception(self, error, request_or_iterator, context, method_name):
+    async def handle_exception(self, error: Any, request_or_iterator: Any, context: Any, method_name: str) -> None:
         statuses = {
             InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
             ModelNotFound: grpc.StatusCode.NOT_FOUND,
@@ -160,7 +168,7 @@ class OneLineInterceptor(ExceptionToStatusInterceptor):
         await super().handle_exception(error, request_or_iterator, context, method_name)
 
 
-def use_uvloop():
-    # KServe's --help promises uvloop, but its servers run on whatever loop the current policy makes.
+def use_uvloop() -> None:
+    # KServe's --help promises uvloop, but its servers run on the loop of the current policy.
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-    asyncio.set_event_loop(asyncio.new_event_loop())  # KServe asks for one before it runs another
+    asyncio.set_event_loop(asyncio.new_event_loop())  # KServe configures it before it runs another

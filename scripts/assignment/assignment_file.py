@@ -16,7 +16,8 @@ import pyarrow
 import pyarrow.parquet
 
 from corpus.documents import Batch
-from model.assigner import NO_CLUSTER, Assigned
+from model.assigner import Assigned
+from model.clusters import NO_CLUSTER
 
 SUFFIXES = (".parquet", ".csv", ".csv.gz", ".jsonl", ".jsonl.gz")
 SCHEMA = pyarrow.schema(

@@ -16,8 +16,8 @@ from distributed.scheduler import KilledWorker
 from joblib import Parallel, delayed, parallel_config
 from joblib._dask import DaskDistributedBackend
 
+import model
 from failure import Failure
-from model import assigner as assigner_module
 from model.assigner import Assigner
 
 CONNECT_SECONDS = 10
@@ -53,7 +53,7 @@ def run_on_dask(address: str, assigner: Assigner, method: str, tasks: Callable[.
     Raises:
         ClusterError: the scheduler is not there or goes away, or a worker does not fit.
     """
-    cloudpickle.register_pickle_by_value(assigner_module)
+    cloudpickle.register_pickle_by_value(model)
     # they log a traceback of what is said here in a line
     for name in ("distributed", "distributed.client", "tornado.application"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)

@@ -1,47 +1,47 @@
-"""The contract between training, service and deployment: what three files make one model, and what they say.
+"""Model file format and consistency checks.
 
-- model.joblib        a scikit-learn KMeans or MiniBatchKMeans, read by KServe's predictor
-- transformer.joblib  the pipeline that makes its vectors: TfidfVectorizer, TruncatedSVD, Normalizer
-- clusters.json       what each cluster is about, and how the other two were made
+- model.joblib        a scikit-learn KMeans or MiniBatchKMeans, loaded by KServe's predictor
+- transformer.joblib  the pipeline that computes its vectors: TfidfVectorizer, TruncatedSVD, Normalizer
+- clusters.json       a description of the clusters and of the training run
 
-text_clustering.py writes them, transformer.py serves them, deploy_service.py uploads them. They belong together when
-the sha256 sums in clusters.json are those of the other two, and fit where they are loaded when the scikit-learn there
-is the one that made them.
+text_clustering.py writes them, transformer.py serves them, deploy_service.py uploads them. The three files belong
+together if clusters.json contains the sha256 sums of the other two. They may only be loaded with the scikit-learn
+version that wrote them.
 
-clusters.json holds
+clusters.json contains
 
-    format      2; raised whenever an older reader would misread it
-    created     when the training ended, ISO 8601 in UTC
-    dataset     name; documents and labels, their numbers; unknown, the number of documents without a known term;
-                left_out, what is not among the documents: numbers of rows or files, by the reason
+    format      2; increased whenever an older reader would misread the file
+    created     end of the training, ISO 8601 in UTC
+    dataset     name; documents and labels: counts; unknown: number of documents without an in-vocabulary term;
+                left_out: counts of skipped rows or files, by reason
     settings    clusters, lsa (dimensions), sample (documents that the model was fitted on), minibatch, seed
-    metrics     by name, such as v_measure and silhouette; those that need labels only where the corpus has some
+    metrics     by name, such as v_measure and silhouette; those that need labels only if the corpus has labels
     versions    of python, scikit-learn, joblib, numpy and scipy
     sha256      of model.joblib and transformer.joblib
     clusters    a list of objects:
-        cluster     its number, which the service answers: look a cluster up by it, not by its place in the list
-        size        its number of documents
+        cluster     cluster number, as returned by the service: find a cluster by it, not by its position in the list
+        size        number of documents
         terms       [[term, weight], ...], the heaviest first
         titles      of its most central documents
-        centroid    in the space of the transformer, a number a dimension
-        name        what a person calls it (name_clusters.py); optional
-        continues   where it continues a cluster of an earlier model, of the same number: size of that; kept, the share
-                    of its documents that are here; lost, the shares that are in others; gained, the shares of the
-                    documents here that were in others; by number
-        share       of the documents with a known term, had the model not seen them (baseline.py)
-        similarity  of these to the centroid: cosine by quantile, "0.05", "0.25", "0.5", "0.75" and "0.95"
-    baseline    what else a service is held against: unknown, the share of the documents without a known term;
-                similarity, the same quantiles over all clusters
-    agreement_of_halves  {} or, where the number of clusters was chosen, the share of clusters found again, by number
-    lineage     {} or, of a model trained --like an earlier one: earlier, its version, created and dataset; versions,
-                its and those that it continues; documents, how many both assign; agreement, the share of them that
-                keep their number; next_number, which none has used yet; new, the numbers of clusters that continue
-                none, with the shares of their documents by old number; gone, old numbers with size, name and terms,
-                and the shares of their documents by new number (lineage.py)
+        centroid    in the vector space of the transformer, one number per dimension
+        name        given by a person (name_clusters.py); optional
+        continues   if it continues the cluster of an earlier model with the same number: size of the earlier cluster;
+                    kept: the share of its documents that are in this cluster; lost: the shares that are in others,
+                    by number; gained: the shares of this cluster's documents that were in others, by number
+        share       of the documents with an in-vocabulary term, as if the model had not seen them (baseline.py)
+        similarity  of these documents to the centroid: cosine by quantile, "0.05", "0.25", "0.5", "0.75" and "0.95"
+    baseline    further reference values for monitoring: unknown: share of documents without an in-vocabulary term;
+                similarity: the same quantiles over all clusters
+    agreement_of_halves  {} or, if the number of clusters was chosen, the share of reproduced clusters, by number
+    lineage     {} or, for a model trained --like an earlier one: earlier: its version, created and dataset;
+                versions: its version and those that it continues; documents: number that both assign; agreement: the
+                share of them that keep their number; next_number: the lowest unused number; new: the numbers of
+                clusters that continue none, with the shares of their documents by old number; gone: old numbers with
+                size, name and terms, and the shares of their documents by new number (lineage.py)
 
-version.json lies beside the three files of a version in the store. It is written last, and without it the version does
-not count. It holds format, version, uploaded (ISO 8601 in UTC), sha256 by key below the version's prefix, and created,
-dataset, metrics, versions and lineage of clusters.json.
+version.json is stored beside the three files of a version. It is written last; a version without it is incomplete and
+ignored. It contains format, version, uploaded (ISO 8601 in UTC), sha256 by key below the version's prefix, and
+created, dataset, metrics, versions and lineage of clusters.json.
 """
 
 import contextlib
@@ -53,10 +53,18 @@ import re
 import signal
 import tempfile
 import warnings
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from failure import BadInput
+
+if TYPE_CHECKING:  # deploy_service.py runs without scikit-learn
+    from sklearn.base import BaseEstimator
+    from sklearn.pipeline import Pipeline
+
+Summary = dict[str, Any]  # the content of clusters.json
 
 MODEL_FILE = "model.joblib"
 TRANSFORMER_FILE = "transformer.joblib"
@@ -67,14 +75,14 @@ TRAIN_AGAIN = "train again with scripts/text_clustering.py"
 
 
 class ArtefactError(BadInput):
-    """The files cannot be used; the message is one line that says which, why, and what to do."""
+    """A file cannot be used; the message is one line that names the file, the reason and a remedy."""
 
 
 # --------------------------------------------------------------------------------------------------------- write
 
 
-def summarise(**content) -> dict:
-    """What clusters.json holds, but for the sha256 sums: those are known when the files are written."""
+def summarise(**content: Any) -> Summary:
+    """The content of clusters.json without the sha256 sums, which save adds."""
     return {
         "format": FORMAT,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -83,7 +91,7 @@ def summarise(**content) -> dict:
     }
 
 
-def library_versions() -> dict:
+def library_versions() -> dict[str, str]:
     import joblib
     import numpy
     import scipy
@@ -93,16 +101,21 @@ def library_versions() -> dict:
     return {"python": platform.python_version()} | {name: module.__version__ for name, module in libraries.items()}
 
 
-def save(output_dir: Path, model, pipeline, summary: dict, texts: dict | None = None):
-    """Write model.joblib, transformer.joblib, clusters.json and further text files: all, or the previous ones stay.
+def save(
+    output_dir: Path,
+    model: "BaseEstimator",
+    pipeline: "Pipeline",
+    summary: Summary,
+    texts: dict[str, str] | None = None,
+) -> None:
+    """Write model.joblib, transformer.joblib, clusters.json and further text files atomically.
 
-    Everything that can fail for want of space or time happens on files beside the final ones. What remains is a few
-    renames, during which Ctrl-C and SIGTERM wait; should the machine itself stop between them, the sha256 sums in
-    clusters.json tell that the set is broken.
+    The files are written to a temporary folder, then renamed; Ctrl-C and SIGTERM wait for the renames. If the machine
+    itself stops between two of them, the sha256 sums in clusters.json reveal the mixture.
 
     Args:
-        summary: what summarise made.
-        texts: content by file name, such as that of the report.
+        summary: from summarise.
+        texts: content by file name, such as the report.
 
     Raises:
         OSError: the directory cannot be written.
@@ -118,16 +131,16 @@ def save(output_dir: Path, model, pipeline, summary: dict, texts: dict | None = 
             (folder / name).write_text(text, encoding="utf-8", errors="replace")
 
 
-def as_json(summary: dict) -> str:
+def as_json(summary: Summary) -> str:
     return json.dumps(summary, indent=2, ensure_ascii=False)
 
 
 @contextlib.contextmanager
-def replacement(output_dir: Path):
-    """A new folder, whose files in the end replace their namesakes in another: all, or none after an error."""
+def replacement(output_dir: Path) -> Iterator[Path]:
+    """A new folder whose files finally replace those of the same names in output_dir: all, or none after an error."""
     output_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output_dir, prefix=".text_clustering-") as folder:
-        folder = Path(folder)
+    with tempfile.TemporaryDirectory(dir=output_dir, prefix=".text_clustering-") as name:
+        folder = Path(name)
         yield folder
         for path in folder.iterdir():
             with path.open("rb") as file:
@@ -142,7 +155,8 @@ def sha256(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def signals_held():
+def signals_held() -> Iterator[None]:
+    """Delay SIGINT and SIGTERM until the end of the block."""
     held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
@@ -150,8 +164,8 @@ def signals_held():
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
-def replace_all(source: Path, target: Path):
-    """Move every file of one folder over its namesake in another; when one cannot be, put the old ones back."""
+def replace_all(source: Path, target: Path) -> None:
+    """Move all files of one folder to another, replacing those there; after an error, restore them."""
     names = [path.name for path in source.iterdir()]
     previous = source / "previous"
     previous.mkdir()
@@ -170,11 +184,11 @@ def replace_all(source: Path, target: Path):
 # ---------------------------------------------------------------------------------------------------------- read
 
 
-def read_summary(path: Path) -> dict:
+def read_summary(path: Path) -> Summary:
     """Read clusters.json.
 
     Raises:
-        ArtefactError: it is not there, is damaged, or has another format.
+        ArtefactError: it does not exist, is damaged, or has another format.
     """
     try:
         summary = json.loads(path.read_bytes())
@@ -183,7 +197,7 @@ def read_summary(path: Path) -> dict:
                 f"{path} has format {summary.get('format', 1)}, and {FORMAT} is read here: "
                 f"it was written by another version of text_clustering.py; {TRAIN_AGAIN}."
             )
-        # Looked up here, so that what is missing is missed at the start.
+        # Looked up here so that a missing field is reported at the start.
         summary["versions"]["scikit-learn"], summary["sha256"][MODEL_FILE], summary["sha256"][TRANSFORMER_FILE]
         summary["settings"]["sample"], summary["baseline"]["unknown"], summary["baseline"]["similarity"]
         [
@@ -199,11 +213,11 @@ def read_summary(path: Path) -> dict:
         ) from error
 
 
-def check_file(path: Path):
-    """Check that a file is there and is what joblib writes, without loading it: a pickle would run what is in it.
+def check_file(path: Path) -> None:
+    """Check that a file looks like one of joblib's, without loading it: loading a pickle executes code in it.
 
     Raises:
-        ArtefactError: it is not.
+        ArtefactError: the file does not exist or has another format.
     """
     if not path.is_file():
         raise ArtefactError(
@@ -217,14 +231,14 @@ def check_file(path: Path):
             raise ArtefactError(f"{path} is not a joblib file: {TRAIN_AGAIN}.")
 
 
-def check_together(summary: dict, model: Path | None = None, transformer: Path | None = None) -> dict:
-    """Check that model and transformer, where they are given, are those that a summary describes.
+def check_together(summary: Summary, model: Path | None = None, transformer: Path | None = None) -> dict[str, str]:
+    """Check that the given files are of the training run that a summary describes.
 
     Returns:
         The sha256 of each, by the names in the summary.
 
     Raises:
-        ArtefactError: one is missing, is no joblib file, or is of another training run.
+        ArtefactError: a file does not exist, is not a joblib file, or is of another training run.
     """
     paths = {name: path for name, path in ((MODEL_FILE, model), (TRANSFORMER_FILE, transformer)) if path}
     for path in paths.values():
@@ -243,11 +257,15 @@ def check_together(summary: dict, model: Path | None = None, transformer: Path |
     return found
 
 
-def check_scikit_learn(summary: dict, version: str, whose: str):
-    """Check that a model fits the scikit-learn that is to load it.
+def check_scikit_learn(summary: Summary, version: str, whose: str) -> None:
+    """Check that a model was trained with the scikit-learn version that is to load it.
+
+    Args:
+        version: of the scikit-learn that is to load it.
+        whose: the subject for the error message, such as "this is".
 
     Raises:
-        ArtefactError: it was made with another one, and might load and answer something else.
+        ArtefactError: it was trained with another version, so it might load but predict differently.
     """
     trained_with = summary["versions"]["scikit-learn"]
     if trained_with != version:
@@ -257,11 +275,11 @@ def check_scikit_learn(summary: dict, version: str, whose: str):
         )
 
 
-def load(path: Path, summary: dict | None):
-    """Load a joblib file, after check_together and check_scikit_learn where there is a summary.
+def load(path: Path, summary: Summary | None) -> Any:
+    """Load a joblib file; with a summary, call check_together first.
 
     Raises:
-        ArtefactError: it is not there, cannot be loaded, or was made with another scikit-learn.
+        ArtefactError: the file does not exist, cannot be loaded, or was saved with another scikit-learn version.
     """
     import joblib
     import sklearn
@@ -283,21 +301,44 @@ def load(path: Path, summary: dict | None):
             raise ArtefactError(f"{path} is not a joblib file of this Python ({error}): {TRAIN_AGAIN}.") from error
 
 
+def load_pipeline(path: Path, summary: Summary | None) -> "Pipeline":
+    """Load transformer.joblib as load does, and check its steps.
+
+    Raises:
+        ArtefactError: as in load, or the steps are not those that projection.Lsa can rearrange.
+    """
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.pipeline import Pipeline
+    from sklearn.preprocessing import Normalizer
+
+    pipeline = load(path, summary)
+    steps = [step for _, step in pipeline.steps] if isinstance(pipeline, Pipeline) else [pipeline]
+    if [type(step) for step in steps] != [TfidfVectorizer, TruncatedSVD, Normalizer]:
+        names = ", ".join(type(step).__name__ for step in steps)
+        raise ArtefactError(
+            f"{path} is not a pipeline of TfidfVectorizer, TruncatedSVD and Normalizer, but of: {names}."
+        )
+    if steps[0].binary or steps[2].norm != "l2":
+        raise ArtefactError(f"{path}: only TfidfVectorizer(binary=False) and Normalizer(norm='l2') are supported.")
+    return pipeline
+
+
 # ------------------------------------------------------------------------------------------------------- version
 
 
 def version_name(digests: list[str]) -> str:
-    """The name of a version: by the sha256 of model.joblib, transformer.joblib and clusters.json, in this order."""
+    """The name of a version, from the sha256 of model.joblib, transformer.joblib and clusters.json, in this order."""
     return "v" + hashlib.sha256("".join(digests).encode()).hexdigest()[:12]
 
 
-def described_version(summary: dict, clusters_path: Path) -> str:
-    """The name of the version that a clusters.json is of, where not all three files are at hand."""
+def described_version(summary: Summary, clusters_path: Path) -> str:
+    """The name of the version that a clusters.json belongs to; does not need the other two files."""
     return version_name([summary["sha256"][MODEL_FILE], summary["sha256"][TRANSFORMER_FILE], sha256(clusters_path)])
 
 
-def version_record(version: str, summary: dict, sha256_by_key: dict) -> dict:
-    """What version.json holds."""
+def version_record(version: str, summary: Summary, sha256_by_key: dict[str, str]) -> dict[str, Any]:
+    """The content of version.json."""
     return {
         "format": FORMAT,
         "version": version,
@@ -308,10 +349,10 @@ def version_record(version: str, summary: dict, sha256_by_key: dict) -> dict:
 
 
 def predictor_scikit_learn() -> str:
-    """Version of scikit-learn in KServe's predictor image: requirements.txt is pinned to it.
+    """The scikit-learn version of KServe's predictor image, to which requirements.txt is pinned.
 
     Raises:
-        ArtefactError: the pin is not there.
+        ArtefactError: requirements.txt does not pin it.
     """
     path = Path(__file__).resolve().parents[1] / "requirements.txt"
     pin = re.search(r"^scikit-learn==([\w.]+)", path.read_text() if path.is_file() else "", re.MULTILINE)

@@ -1,66 +1,72 @@
-"""From a document to its vector: the fitted pipeline, arranged in memory for a few documents at a time."""
+"""From documents to vectors: latent semantic analysis (LSA) with a fitted pipeline."""
 
-import math
 import unicodedata
-from collections import Counter
 
 import numpy as np
-from sklearn.decomposition import TruncatedSVD
-from sklearn.feature_extraction.text import TfidfVectorizer
+from scipy.sparse import csr_matrix
 from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import Normalizer
-
-from model.artefacts import ArtefactError
 
 
 class Lsa:
-    """The fitted pipeline (TF-IDF, SVD, normalizer), arranged in memory to transform a few documents quickly.
+    """The pipeline (TF-IDF, truncated SVD, normalizer), rearranged for speed: for one document and for many.
 
-    scikit-learn's TruncatedSVD.transform copies its whole components matrix on every call, which takes a hundred
-    times as long as to weigh and project a short document. Here a term's idf is multiplied into its row of the
-    projection once, and the norm of the TF-IDF vector is left out because the normalizer cancels it.
+    scikit-learn's TruncatedSVD.transform copies the components matrix on every call, which takes a hundred times as
+    long as weighting and projecting a short document. Here each term's idf is multiplied into its row of the
+    projection once. The norm of the TF-IDF vector is left out because the normalizer cancels it.
 
-    Raises:
-        ArtefactError: the pipeline is not of these three steps.
+    Args:
+        pipeline: as returned by artefacts.load_pipeline.
     """
 
-    def __init__(self, pipeline: Pipeline):
-        steps = [step for _, step in pipeline.steps] if isinstance(pipeline, Pipeline) else [pipeline]
-        if [type(step) for step in steps] != [TfidfVectorizer, TruncatedSVD, Normalizer]:
-            raise ArtefactError(
-                "The transformer is not a pipeline of TfidfVectorizer, TruncatedSVD and Normalizer, "
-                "but of: " + ", ".join(type(step).__name__ for step in steps) + "."
-            )
-        vectorizer, svd, normalizer = steps
-        if vectorizer.binary or normalizer.norm != "l2":
-            raise ArtefactError("Only TfidfVectorizer(binary=False) and Normalizer(norm='l2') are served.")
+    def __init__(self, pipeline: Pipeline) -> None:
+        vectorizer, svd, _ = (step for _, step in pipeline.steps)
         self.analyze = vectorizer.build_analyzer()
         self.vocabulary = vectorizer.vocabulary_
         self.terms = composed(vectorizer.get_feature_names_out())
         self.sublinear_tf = vectorizer.sublinear_tf
-        self.dimensions = len(svd.components_)
         self.idf = vectorizer.idf_ if vectorizer.use_idf else np.ones(len(self.terms))
-        # One row a term, shape (terms, dimensions).
-        self.projection = np.ascontiguousarray((svd.components_ * self.idf).T)
+        self.projection = np.ascontiguousarray((svd.components_ * self.idf).T)  # shape (terms, dimensions)
 
-    def weigh(self, document: str) -> tuple[np.ndarray, np.ndarray]:
-        """Count the known terms of a document and dampen the counts: term indices, and weights before idf."""
-        counts = Counter(map(self.vocabulary.get, self.analyze(document)))
-        counts.pop(None, None)
-        weights = counts.values()
+    @property
+    def dimensions(self) -> int:
+        return self.projection.shape[1]
+
+    def weigh(self, documents: list[str]) -> csr_matrix:
+        """Count the in-vocabulary terms and dampen the counts: weights before idf, shape (documents, terms)."""
+        index = self.vocabulary.get
+        columns: list[int] = []
+        ends = [0]
+        for document in documents:
+            columns += [column for term in self.analyze(document) if (column := index(term)) is not None]
+            ends.append(len(columns))
+        weights = csr_matrix(
+            (np.ones(len(columns)), np.array(columns, np.int32), np.array(ends, np.int32)),
+            shape=(len(documents), len(self.projection)),
+        )
+        weights.sum_duplicates()
         if self.sublinear_tf:
-            weights = [1 + math.log(count) if count > 1 else 1 for count in weights]
-        return np.array(list(counts), dtype=np.intp), np.array(list(weights), dtype=np.float64)
+            weights.data = 1 + np.log(weights.data)
+        return weights
 
-    def project(self, document: str) -> np.ndarray | None:
-        """Make the unit vector of a document, shape (dimensions,); None where it has no known term."""
-        indices, weights = self.weigh(document)
-        # dot, not @: on arrays this small it takes half the time.
-        vector = weights.dot(self.projection.take(indices, 0))
-        length = math.sqrt(vector.dot(vector))
-        return vector / length if length else None
+    def project(self, weights: csr_matrix) -> np.ndarray:
+        """Project weights, shape (documents, terms), to unit vectors, shape (documents, dimensions).
+
+        The vector of a document without an in-vocabulary term is zero.
+        """
+        return unit_rows(weights @ self.projection)
+
+    def transform(self, documents: list[str]) -> np.ndarray:
+        """The unit vectors of documents, shape (documents, dimensions); zero without an in-vocabulary term."""
+        return self.project(self.weigh(documents))
+
+
+def unit_rows(matrix: np.ndarray) -> np.ndarray:
+    """Scale rows to length 1; zero rows stay zero. scikit-learn's normalize spends 0.1 ms on checks."""
+    norms = np.sqrt(np.einsum("ij,ij->i", matrix, matrix))
+    norms[norms == 0] = 1
+    return matrix / norms[:, np.newaxis]
 
 
 def composed(terms: np.ndarray) -> np.ndarray:
-    """Terms as people write them: the vectorizer's are decomposed, and a Korean syllable is of two or three letters."""
+    """Compose terms (NFC) for display: the vectorizer's are decomposed, a Korean syllable into two or three letters."""
     return np.array([unicodedata.normalize("NFC", term) for term in terms], dtype=object)

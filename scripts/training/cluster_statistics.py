@@ -8,7 +8,8 @@ import numpy as np
 from sklearn import metrics
 
 from corpus.documents import Batch
-from model.assigner import NO_CLUSTER, Assigned, TermSums
+from model.assigner import Assigned, TermSums
+from model.clusters import NO_CLUSTER
 
 TOP_TERMS = 10
 CENTRAL_DOCUMENTS = 5

@@ -23,7 +23,8 @@ from assign_documents import load_assigner
 from assignment.assignment_file import assignment_file
 from corpus.documents import Batch
 from model.artefacts import ArtefactError
-from model.assigner import NO_CLUSTER, Assigned, Assigner
+from model.assigner import Assigned, Assigner
+from model.clusters import NO_CLUSTER
 from support.services import ROOT, run_training, start, stop, wait_until_ready
 from training.cluster_statistics import ClusterStatistics
 

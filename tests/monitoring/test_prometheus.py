@@ -8,8 +8,8 @@ import urllib.parse
 import prometheus_client
 import pytest
 import yaml
-
 from serving.clusters import Clusters
+
 from serving.metrics import Metrics
 from support.free_port import free_port
 from support.prometheus import PRODUCT, configure, pod, query, run_prometheus, wait_for

@@ -175,11 +175,11 @@ def test_after_each_check_requests_go_over_new_connections():
             config = PredictorConfig(f"127.0.0.1:{server.port}", "v1", predictor_request_timeout_seconds=1)
             predictor = Predictor(config, NAME, None, 2)
             for _ in range(2):
-                await predictor.ask_once(np.zeros((1, 2)))
+                await predictor.client.predict(np.zeros((1, 2)))
             watching = asyncio.create_task(predictor.watch())
-            await eventually(lambda: predictor.retired)
-            await predictor.ask_once(np.zeros((1, 2)))
-            await eventually(lambda: not predictor.retired)
+            await eventually(lambda: predictor.client.retired)
+            await predictor.client.predict(np.zeros((1, 2)))
+            await eventually(lambda: not predictor.client.retired)
             watching.cancel()
             await predictor.close()
 

@@ -40,8 +40,10 @@ def expected(artefacts, corpus):
 def test_vectors_in_memory_are_those_of_the_pipeline_over_the_whole_corpus(artefacts, corpus):
     pipeline = joblib.load(artefacts / "transformer.joblib")
     lsa = projection.Lsa(pipeline)
-    vectors = np.array([lsa.project(document) for document in corpus.documents])
-    np.testing.assert_allclose(vectors, pipeline.transform(corpus.documents), rtol=0, atol=1e-12)
+    expected = pipeline.transform(corpus.documents)
+    one_by_one = np.concatenate([lsa.transform([document]) for document in corpus.documents])
+    for vectors in (one_by_one, lsa.transform(corpus.documents)):
+        np.testing.assert_allclose(vectors, expected, rtol=0, atol=1e-12)
 
 
 def test_every_topology_answers_as_scikit_learn_does_over_the_whole_corpus(service, corpus, expected):

@@ -111,9 +111,9 @@ def test_a_text_gets_one_vector_in_all_its_forms_in_service_and_batch(name):
     pipeline = make_pipeline(vectorizer, svd, Normalizer())
     lsa = Lsa(pipeline)
     for text in corpus.documents[::5]:
-        vector = lsa.project(text)
+        vector = lsa.transform([text])
         for other in disguised(text):
-            assert np.array_equal(lsa.project(other), vector), ascii(other)
+            assert np.array_equal(lsa.transform([other]), vector), ascii(other)
         assert np.allclose(pipeline.transform(disguised(text)), vector)
 
 

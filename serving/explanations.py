@@ -1,0 +1,78 @@
+"""Explain which terms pulled a document to its cluster."""
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from model.artefacts import Summary
+from model.clusters import NO_CLUSTER, Clusters
+from model.projection import Lsa
+
+UNKNOWN = {"cluster": NO_CLUSTER, "top_terms": [], "similarity": None, "runner_up": None, "shares": []}
+
+
+class Explainer:
+    """Explains assignments.
+
+    Args:
+        summary: the content of clusters.json, for names and top terms; None: there are none.
+    """
+
+    def __init__(self, lsa: Lsa, clusters: Clusters, summary: Summary | None) -> None:
+        self.lsa, self.clusters = lsa, clusters
+        self.described = {cluster["cluster"]: cluster for cluster in summary["clusters"]} if summary else {}
+
+    def explain(self, weights: csr_matrix, vectors: np.ndarray, numbers: np.ndarray) -> list[dict[str, Any]]:
+        """Explain which terms pulled each document to its cluster.
+
+        Args:
+            weights: from Lsa.weigh, shape (documents, terms).
+            vectors: shape (documents, dimensions).
+            numbers: cluster numbers or NO_CLUSTER, shape (documents,).
+        """
+        rows = [slice(*ends) for ends in pairwise(weights.indptr)]
+        return [
+            self.explain_document(weights.indices[row], weights.data[row], vector, number)
+            for row, vector, number in zip(rows, vectors, numbers.tolist())
+        ]
+
+    def explain_document(
+        self, columns: np.ndarray, weights: np.ndarray, vector: np.ndarray, number: int
+    ) -> dict[str, Any]:
+        """Split the similarity of a document to its cluster into shares of its terms.
+
+        A document is the sum of its terms, x = sum_t w_t p_t, where w_t is the weight of term t (dampened frequency
+        times idf) and p_t its row of the LSA projection. The cosine between the document and the centroid c of its
+        cluster is therefore a sum over its terms, and the share of term t is
+
+            w_t (p_t . c) / (|x| |c|)
+
+        Shares are negative where a term pulls away; they add up to the similarity.
+
+        Args:
+            columns, weights: of its terms, shape (terms,); the weights without idf, which is part of the projection.
+        """
+        if number == NO_CLUSTER:
+            return UNKNOWN
+        terms, projections = self.lsa.terms[columns], self.lsa.projection[columns]
+        pulls = weights * (projections @ self.clusters.unit_centroids[number])
+        shares = pulls / np.linalg.norm(weights @ projections)
+        distances = self.clusters.distances(vector)
+        distances[number] = np.inf
+        runner_up = int(distances.argmin())
+        return {
+            **self.similarity(vector, number),
+            "runner_up": self.similarity(vector, runner_up) if np.isfinite(distances[runner_up]) else None,
+            "shares": [{"term": terms[i], "share": shares[i].item()} for i in np.argsort(-shares)],
+        }
+
+    def similarity(self, vector: np.ndarray, number: int) -> dict[str, Any]:
+        cluster = self.described.get(number, {"terms": []})
+        return {
+            "cluster": number,
+            **({"name": cluster["name"]} if "name" in cluster else {}),
+            "top_terms": [term for term, _ in cluster["terms"]],
+            "similarity": float(self.clusters.unit_centroids[number] @ vector),
+        }
