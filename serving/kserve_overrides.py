@@ -120,7 +120,7 @@ def add_error_handlers(app: FastAPI) -> None:
 def refuse_other_methods(app: FastAPI) -> None:
     """Return 405 for GET ...:predict, which KServe treats as a readiness request for a model named "...:predict"."""
 
-    async def not_allowed(model_name: str, verb: str) -> NoReturn:
+    async def not_allowed(model_name: str, verb: str) -> None:
         raise HTTPException(405, "Method Not Allowed", {"Allow": "POST"})
 
     methods = ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"]

@@ -206,7 +206,7 @@ def test_serves_artefacts_without_a_summary_with_a_warning(copied):
     try:
         wait_until_ready(service)
         assert service.predict([TEXT]) != [-1]
-        assert "taken on trust" in log_of(service)
+        assert "the model files are not checked" in log_of(service)
     finally:
         stop(service)
 
