@@ -30,14 +30,13 @@ from kserve import InferRequest, InferResponse
 from kserve.model_server import app
 from kserve.predictor_config import PredictorConfig
 from kserve.utils.utils import get_predict_response
-from scipy.sparse import csr_matrix
 from starlette.middleware.cors import CORSMiddleware
 
 sys.path.append(str(Path(__file__).with_name("scripts")))
 from model import artefacts
 from model.artefacts import ArtefactError, Summary
 from model.clusters import NO_CLUSTER, Clusters, described_clusters
-from model.projection import Lsa
+from model.projection import Lsa, Weights
 from serving import kserve_overrides
 from serving.bodies import BodyDecoder
 from serving.documents import BadRequest, read_documents
@@ -100,7 +99,7 @@ class Batch(NamedTuple):
 
     request: dict[str, Any] | InferRequest  # as received, to answer in the same protocol
     characters: int
-    weights: csr_matrix  # shape (documents, terms)
+    weights: Weights
     vectors: np.ndarray  # unit vectors, shape (documents, dimensions); zero: no in-vocabulary term
 
 
@@ -130,7 +129,7 @@ class TextClustering(kserve.Model):
         weights, vectors = await self.run(characters, self.weigh_and_project, documents)
         return Batch(payload, characters, weights, vectors)
 
-    def weigh_and_project(self, documents: list[str]) -> tuple[csr_matrix, np.ndarray]:
+    def weigh_and_project(self, documents: list[str]) -> tuple[Weights, np.ndarray]:
         weights = self.lsa.weigh(documents)
         return weights, self.lsa.project(weights)
 

@@ -1,14 +1,12 @@
 """Explain which terms pulled a document to its cluster."""
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
 from model.artefacts import Summary
 from model.clusters import NO_CLUSTER, Clusters
-from model.projection import Lsa
+from model.projection import Lsa, Weights
 
 UNKNOWN = {"cluster": NO_CLUSTER, "top_terms": [], "similarity": None, "runner_up": None, "shares": []}
 
@@ -24,18 +22,17 @@ class Explainer:
         self.lsa, self.clusters = lsa, clusters
         self.described = {cluster["cluster"]: cluster for cluster in summary["clusters"]} if summary else {}
 
-    def explain(self, weights: csr_matrix, vectors: np.ndarray, numbers: np.ndarray) -> list[dict[str, Any]]:
+    def explain(self, weights: Weights, vectors: np.ndarray, numbers: np.ndarray) -> list[dict[str, Any]]:
         """Explain which terms pulled each document to its cluster.
 
         Args:
-            weights: from Lsa.weigh, shape (documents, terms).
+            weights: from Lsa.weigh.
             vectors: shape (documents, dimensions).
             numbers: cluster numbers or NO_CLUSTER, shape (documents,).
         """
-        rows = [slice(*ends) for ends in pairwise(weights.indptr)]
         return [
-            self.explain_document(weights.indices[row], weights.data[row], vector, number)
-            for row, vector, number in zip(rows, vectors, numbers.tolist())
+            self.explain_document(weights.columns[row], weights.values[row], vector, number)
+            for row, vector, number in zip(weights.rows(), vectors, numbers.tolist())
         ]
 
     def explain_document(
@@ -52,7 +49,7 @@ class Explainer:
         Shares are negative where a term pulls away; they add up to the similarity.
 
         Args:
-            columns, weights: of its terms, shape (terms,); the weights without idf, which is part of the projection.
+            columns, weights: of its terms, shape (terms,).
         """
         if number == NO_CLUSTER:
             return UNKNOWN

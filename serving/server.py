@@ -16,6 +16,7 @@ import kserve
 import uvicorn
 import uvloop
 from kserve.errors import InvalidInput, ModelNotFound
+from kserve.logging import trace_logger
 from kserve.predictor_config import PredictorConfig
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
@@ -64,6 +65,8 @@ class Server(kserve.ModelServer):
         (model,) = self.registered_models.get_models().values()
         rest_server = self._rest_server._server
         rest_server.config.host = self.host
+        if not (trace_logger.isEnabledFor(logging.INFO) or self.access_log_format):
+            self._rest_server._add_middlewares = lambda app: None  # they measure what nothing logs
         rest_server.capture_signals = contextlib.nullcontext  # uvicorn would shut down REST on its own
         shutdown = shutdown_event(rest_server)
         grpc_server = self.bind_grpc() if self.grpc_port else None

@@ -48,7 +48,8 @@ class Assigner:
     def assign_and_sum(self, documents: list[str]) -> tuple[Assigned, TermSums]:
         weights = self.lsa.weigh(documents)
         assigned = self.nearest(self.lsa.project(weights))
-        return assigned, self.sum_terms(normalize(weights @ diags(self.lsa.idf)), assigned.clusters)
+        tfidf = normalize(weights.matrix(len(self.lsa.idf)) @ diags(self.lsa.idf))
+        return assigned, self.sum_terms(tfidf, assigned.clusters)
 
     def nearest(self, vectors: np.ndarray) -> Assigned:
         """Find the two nearest clusters of unit vectors, shape (documents, dimensions); zero: no in-vocabulary term."""

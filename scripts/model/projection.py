@@ -1,10 +1,33 @@
 """From documents to vectors: latent semantic analysis (LSA) with a fitted pipeline."""
 
 import unicodedata
+from collections import Counter
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_matrix
 from sklearn.pipeline import Pipeline
+
+FEW_DOCUMENTS = 8
+
+
+class Weights(NamedTuple):
+    """Term weights of documents before idf, which is part of the projection; as in a matrix of compressed rows."""
+
+    columns: np.ndarray  # term indices, shape (entries,)
+    values: np.ndarray  # dampened counts, shape (entries,)
+    ends: list[int]  # the entries of document n are those from ends[n] to ends[n + 1]
+
+    def rows(self) -> list[slice]:
+        """The entries of each document."""
+        return [slice(*ends) for ends in pairwise(self.ends)]
+
+    def matrix(self, terms: int) -> csr_matrix:
+        """The weights as a matrix, shape (documents, terms)."""
+        matrix = csr_matrix((self.values, self.columns, self.ends), shape=(len(self.ends) - 1, terms))
+        matrix.sort_indices()
+        return matrix
 
 
 class Lsa:
@@ -31,29 +54,27 @@ class Lsa:
     def dimensions(self) -> int:
         return self.projection.shape[1]
 
-    def weigh(self, documents: list[str]) -> csr_matrix:
-        """Count the in-vocabulary terms and dampen the counts: weights before idf, shape (documents, terms)."""
-        index = self.vocabulary.get
+    def weigh(self, documents: list[str]) -> Weights:
+        """Count the in-vocabulary terms of documents, and dampen the counts."""
         columns: list[int] = []
+        counts: list[int] = []
         ends = [0]
         for document in documents:
-            columns += [column for term in self.analyze(document) if (column := index(term)) is not None]
+            found = Counter(map(self.vocabulary.get, self.analyze(document)))
+            found.pop(None, None)
+            columns += found
+            counts += found.values()
             ends.append(len(columns))
-        weights = csr_matrix(
-            (np.ones(len(columns)), np.array(columns, np.int32), np.array(ends, np.int32)),
-            shape=(len(documents), len(self.projection)),
-        )
-        weights.sum_duplicates()
-        if self.sublinear_tf:
-            weights.data = 1 + np.log(weights.data)
-        return weights
+        values = np.array(counts, np.float64)
+        return Weights(np.array(columns, np.int32), 1 + np.log(values) if self.sublinear_tf else values, ends)
 
-    def project(self, weights: csr_matrix) -> np.ndarray:
-        """Project weights, shape (documents, terms), to unit vectors, shape (documents, dimensions).
-
-        The vector of a document without an in-vocabulary term is zero.
-        """
-        return unit_rows(weights @ self.projection)
+    def project(self, weights: Weights) -> np.ndarray:
+        """Project documents to unit vectors, shape (documents, dimensions); zero without an in-vocabulary term."""
+        if len(weights.ends) > FEW_DOCUMENTS:
+            return unit_rows(weights.matrix(len(self.projection)) @ self.projection)
+        # To construct a sparse matrix takes longer than to project a document.
+        sums = [weights.values[row].dot(self.projection.take(weights.columns[row], 0)) for row in weights.rows()]
+        return unit_rows(np.array(sums))
 
     def transform(self, documents: list[str]) -> np.ndarray:
         """The unit vectors of documents, shape (documents, dimensions); zero without an in-vocabulary term."""
