@@ -2,7 +2,7 @@
 # Installs Docker and the other packages of the distribution that the steps use.
 source "$(dirname "$0")/functions.sh"
 
-packages=(docker.io curl ca-certificates jq iproute2 procps haproxy python3 python3-venv)
+packages=(docker.io curl ca-certificates jq iproute2 nftables procps haproxy python3 python3-venv)
 
 # Counted, because dpkg-query prints nothing for a package that it does not know.
 installed() { [[ $(dpkg-query --show --showformat='${db:Status-Status}\n' "$@" | grep -cx installed) == "$#" ]]; }

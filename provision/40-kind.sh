@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Creates the Kubernetes cluster: a single node in a container. The container publishes the NodePorts of MinIO and
-# Prometheus; requests for KServe's gateway go through HAProxy and MetalLB.
+# Creates the Kubernetes cluster: a single node in a container. Requests reach it through HAProxy.
 source "$(dirname "$0")/functions.sh"
 
 # shellcheck disable=SC2153 # from versions.env
@@ -30,16 +29,6 @@ name: $CLUSTER_NAME
 nodes:
 - role: control-plane
   image: $kind_image
-  extraPortMappings:
-  - containerPort: 30100
-    hostPort: $PORT_MINIO
-    listenAddress: $BIND_ADDRESS
-  - containerPort: 30200
-    hostPort: $PORT_CONSOLE
-    listenAddress: $BIND_ADDRESS
-  - containerPort: 30400
-    hostPort: $PORT_PROMETHEUS
-    listenAddress: $BIND_ADDRESS
 CONFIG
   announce "creating the cluster"
   run kind create cluster --config "$STATE_DIR/kind.yaml" --kubeconfig "$KUBECONFIG" --wait 300s
@@ -51,6 +40,38 @@ fi
 run_quietly docker update --restart unless-stopped "$NODE"
 run_quietly kind export kubeconfig --name "$CLUSTER_NAME" --kubeconfig "$KUBECONFIG"
 wait_for_node 300
+
+# With a route to the Kind network, neighbours on this machine's network would reach the node, whose API server and
+# NodePorts are meant for this machine only: Docker before version 28 lets them pass to every published port, and to all
+# ports if the kernel forwarded packets before Docker was started.
+subnet=$(kind_subnet)
+bridge=$(kind_bridge)
+write_file /etc/mlops-poc/firewall.nft 644 <<RULES
+table ip mlops-poc
+delete table ip mlops-poc
+table ip mlops-poc {
+  chain prerouting {
+    type filter hook prerouting priority mangle
+    ct state new ip daddr $subnet iifname != "$bridge" fib daddr type != local drop
+  }
+}
+RULES
+write_file /etc/systemd/system/mlops-poc-firewall.service 644 <<'UNIT'
+[Unit]
+Description=Keep neighbours on the network out of the Kind network
+Before=docker.service
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/usr/sbin/nft --file /etc/mlops-poc/firewall.nft
+
+[Install]
+WantedBy=multi-user.target
+UNIT
+run systemctl daemon-reload
+run systemctl enable --quiet mlops-poc-firewall
+run systemctl restart mlops-poc-firewall
 
 # For the user's own kubectl: merged into an existing configuration.
 run install -d -m 700 -o "$PROVISION_USER" "$USER_HOME/.kube"

@@ -10,13 +10,8 @@ wait_for_deployments 300 metallb-system controller
 wait_for 300 "MetalLB's speaker" kubectl rollout status --namespace metallb-system daemonset/speaker --timeout=5s
 
 # Docker assigns addresses from the start of a network, so MetalLB's pool is at its end.
-if [[ $MODE == run ]]; then
-  subnet=$(docker network inspect kind | jq -r '[.[0].IPAM.Config[].Subnet | select(contains(":") | not)][0] // empty')
-  [[ -n $subnet ]] || fail "the Docker network \"kind\" has no IPv4 subnet; see: docker network inspect kind"
-else
-  subnet=172.18.0.0/16
-  [[ $MODE == mirror ]] || echo "# the address pool is computed from the IPv4 subnet in \"docker network inspect kind\"; for example, with Docker's usual $subnet:"
-fi
+subnet=$(kind_subnet)
+[[ $MODE != dry-run ]] || echo "# the address pool is computed from the IPv4 subnet in \"docker network inspect kind\"; for example, with $subnet:"
 pool=$(python3 -c 'import ipaddress, sys; n = ipaddress.ip_network(sys.argv[1]); print(f"{n[-56]}-{n[-6]}")' "$subnet")
 
 apply <<MANIFEST

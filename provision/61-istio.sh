@@ -15,7 +15,8 @@ render_chart istiod istio-system "istiod-$ISTIO_VERSION.tgz" --values /dev/stdin
 autoscaleEnabled: false
 image: docker.io/istio/pilot:$ISTIO_VERSION
 resources: {requests: {cpu: 50m, memory: 256Mi}}
-env: {ENABLE_GATEWAY_API_INFERENCE_EXTENSION: "true"}
+# Without PILOT_HTTP10, Envoy returns 426 to HTTP/1.0 clients.
+env: {ENABLE_GATEWAY_API_INFERENCE_EXTENSION: "true", PILOT_HTTP10: "true"}
 global:
   hub: docker.io/istio
   tag: $ISTIO_VERSION

@@ -16,6 +16,8 @@ wait_for_deployments 300 istio-system istiod istio-ingressgateway
 wait_for_deployments 300 knative-serving activator autoscaler controller webhook net-istio-controller net-istio-webhook
 wait_for_deployments 300 cert-manager cert-manager cert-manager-cainjector cert-manager-webhook
 wait_for_deployments 300 kserve kserve-controller-manager
+# After a restart the node may have another address.
+[[ $MODE != run ]] || "$PROVISION/65-haproxy.sh"
 wait_for 300 "MinIO on port $PORT_MINIO" curl --fail --silent --max-time 5 "http://127.0.0.1:$PORT_MINIO/minio/health/ready"
 wait_for_deployments 300 monitoring prometheus
 wait_for 300 "Prometheus on port $PORT_PROMETHEUS" curl --fail --silent --max-time 5 "http://127.0.0.1:$PORT_PROMETHEUS/-/ready"

@@ -9,6 +9,7 @@ PROVISION=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$PROVISION/functions/settings.sh"
 source "$PROVISION/functions/commands.sh"
 source "$PROVISION/functions/waiting.sh"
+source "$PROVISION/functions/node.sh"
 source "$PROVISION/functions/downloads.sh"
 source "$PROVISION/functions/tools.sh"
 source "$PROVISION/functions/images.sh"

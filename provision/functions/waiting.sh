@@ -27,10 +27,6 @@ wait_for() {
   done
 }
 
-node_is_running() { [[ $(docker inspect --format '{{.State.Running}}' "$NODE") == true ]]; }
-
-wait_for_node() { wait_for "$1" "a ready node $NODE" kubectl wait --for=condition=Ready "node/$NODE" --timeout=5s; } # wait_for_node SECONDS
-
 wait_for_deployments() { # wait_for_deployments SECONDS NAMESPACE NAME…
   local seconds=$1 namespace=$2 name
   for name in "${@:3}"; do

@@ -89,17 +89,17 @@ class Gateway:
 
 
 class NodePort:
-    """A port of the node: taken as soon as there is a node, and answering once the cluster has the object it needs."""
+    """A NodePort at the node's address: listens once there is a node, and is ready once the cluster has an object."""
 
-    def __init__(self, port, state, needs):
-        self.port, self.state, self.needs = port, state, needs
+    def __init__(self, address, port, state, needs):
+        self.address, self.port, self.state, self.needs = address, port, state, needs
         self.server, self.closed = None, threading.Event()
         threading.Thread(target=self.wait_for_node, daemon=True).start()
 
     def wait_for_node(self):
         while not self.closed.wait(0.05):
             if (self.state / "containers.json").exists():
-                self.server = Server("127.0.0.1", self.port, self.answer)
+                self.server = Server(self.address, self.port, self.answer)
                 return
 
     def answer(self, host, path):

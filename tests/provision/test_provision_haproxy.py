@@ -1,8 +1,9 @@
-"""provision/haproxy.cfg in a real HAProxy on port 21400, with a real Envoy in place of the Istio gateway.
+"""provision/haproxy.cfg in a real HAProxy on ports 21400 to 21403, with a real Envoy in place of the Istio gateway.
 
 HAProxy checks port 15021 of its backend's address, so Envoy listens on an address of its own, 127.0.0.21.
 """
 
+import http.server
 import json
 import os
 import re
@@ -10,7 +11,9 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -18,7 +21,9 @@ import requests
 
 from support.upstream_files import PROVISION, versions
 
-GATEWAY, PORT, LIMIT = "127.0.0.21", 21400, int(versions()["MAX_BODY_BYTES"])
+GATEWAY, NODE, PORT, LIMIT = "127.0.0.21", "127.0.0.22", 21400, int(versions()["MAX_BODY_BYTES"])
+# Forwarded ports, by the NodePort that they lead to.
+PORTS = {30100: ("PORT_MINIO", 21401), 30200: ("PORT_CONSOLE", 21402), 30400: ("PORT_PROMETHEUS", 21403)}
 URL = f"http://127.0.0.1:{PORT}"
 HOST = "textclustering.kserve-textclustering.example.com"
 ENVOY = shutil.which("envoy") or str(Path(sys.executable).parent / "envoy")
@@ -47,6 +52,8 @@ def listener(name, port, routes):
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": name,
         "route_config": routes,
+        # As istiod configures the gateway: https://istio.io/latest/docs/reference/commands/pilot-discovery/
+        "http_protocol_options": {"accept_http_10": 'PILOT_HTTP10: "true"' in (PROVISION / "61-istio.sh").read_text()},
         "http_filters": [
             # Buffers the body, so that a body above HAProxy's limit would be read in full.
             {
@@ -146,7 +153,10 @@ def configuration(folder, **settings):
         [PROVISION / "all.sh", "--dry-run", "--only", "haproxy"], capture_output=True, text=True, env=environment
     )
     assert shown.returncode == 0, shown.stderr
-    return re.search(r"haproxy\.cfg' <<'CONTENT'\n(.*?)\nCONTENT\n", shown.stdout, re.DOTALL)[1] + "\n"
+    files = re.findall(r"'(\S+)' <<'CONTENT'\n(.*?)\nCONTENT\n", shown.stdout, re.DOTALL)
+    (lua_path, lua), (_, text) = files
+    (folder / "body-limit.lua").write_text(lua + "\n")
+    return text.replace(lua_path, str(folder / "body-limit.lua")) + "\n"
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +165,9 @@ def haproxy(tmp_path_factory, gateway):
     # HAProxy would share its port with another process that still listens, and get half of the requests.
     assert not listens("127.0.0.1", PORT), f"port {PORT} is taken"
     folder = tmp_path_factory.mktemp("haproxy")
-    text = configuration(folder, PORT_KSERVE=str(PORT)).replace("172.18.255.200", GATEWAY)
+    ports = {name: str(port) for name, port in PORTS.values()}
+    text = configuration(folder, PORT_KSERVE=str(PORT), **ports)
+    text = text.replace("172.18.255.200", GATEWAY).replace("172.18.0.2", NODE)
     text = re.sub(r"^    (user |group |stats socket).*\n", "", text, flags=re.MULTILINE)
     (folder / "haproxy.cfg").write_text(text.replace("log /dev/log local0", "log stdout format raw local0"))
     with (folder / "log").open("wb") as log:
@@ -209,15 +221,82 @@ def test_body_up_to_the_limit_passes_and_a_larger_one_is_413_with_the_limit(hapr
     assert answer.startswith("HTTP/1.1 413") and f"larger than {LIMIT} bytes" in answer
 
 
-def test_body_of_unknown_length_is_411(haproxy):
-    answer = post(data=iter([b"{}"]))
-    assert answer.status_code == 411 and "Content-Length" in answer.json()["error"]
+def test_chunked_body_up_to_the_limit_passes_and_a_larger_one_is_413_with_the_limit(haproxy):
+    def chunks(size):
+        return (b"x" * 65_536 for _ in range(size // 65_536))
+
+    assert LIMIT % 65_536 == 0
+    assert post(data=chunks(LIMIT)).status_code == 200
+    answer = send(
+        head("Transfer-Encoding: chunked"),
+        *(b"10000\r\n" + b"x" * 65_536 + b"\r\n" for _ in range(LIMIT // 65_536)),
+        b"1\r\nx\r\n",
+    )
+    assert answer.startswith("HTTP/1.1 413") and f"larger than {LIMIT} bytes" in answer
+
+
+def test_http_2_without_tls_cannot_bypass_the_limit(haproxy):
+    """Its bodies have neither a Content-Length nor a Transfer-Encoding."""
+    settings_frame = bytes(3) + b"\x04" + bytes(5)
+    assert send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings_frame).startswith("HTTP/1.1 400")
+    upgrade = send(
+        head(
+            "Connection: Upgrade, HTTP2-Settings",
+            "Upgrade: h2c",
+            "HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA",
+            "Content-Length: 0",
+        )
+    )
+    assert upgrade.startswith("HTTP/1.1 200")
+
+
+def test_http_1_0_is_accepted(haproxy):
+    """ApacheBench and old load balancers send it."""
+    answer = send(f"POST / HTTP/1.0\r\nHost: {HOST}\r\nContent-Length: 2\r\n\r\n{{}}".encode())
+    assert answer.splitlines()[0].endswith("200 OK"), answer
+
+
+def head(*lines):
+    return "\r\n".join(["POST / HTTP/1.1", f"Host: {HOST}", *lines, "", ""]).encode()
+
+
+def send(*parts):
+    """Send bytes to HAProxy; returns the start of its response."""
+    with socket.create_connection(("127.0.0.1", PORT), timeout=30) as connection:
+        for part in parts:
+            connection.sendall(part)
+        return connection.recv(65_536).decode(errors="replace")
+
+
+@pytest.mark.parametrize("node_port", PORTS)
+def test_ports_of_minio_and_prometheus_lead_to_the_node_unchanged(haproxy, node_port):
+    """A signed S3 request must arrive as it was sent, with its Host header, and may be larger than a prediction."""
+    port, received = PORTS[node_port][1], []
+
+    class Node(http.server.BaseHTTPRequestHandler):
+        def do_PUT(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            received.append((self.path, dict(self.headers), len(body)))
+            self.send_response(200)
+            self.end_headers()
+
+    with http.server.HTTPServer((NODE, node_port), Node) as node:
+        thread = threading.Thread(target=node.handle_request)
+        thread.start()
+        headers = {"Accept-Encoding": "identity", "Host": f"localhost:{port}", "Content-Length": str(LIMIT + 1)}
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/a%2Fb//c", b"x" * (LIMIT + 1), headers, method="PUT")
+        assert urllib.request.urlopen(request, timeout=30).status == 200
+        thread.join()
+    ((path, arrived, size),) = received
+    assert (path, size) == ("/a%2Fb//c", LIMIT + 1)
+    assert arrived["Host"] == f"localhost:{port}" and "X-Forwarded-For" not in arrived
 
 
 def test_only_failed_requests_are_logged(haproxy):
     before = haproxy.log.read_text().count("/v1/models/")
     assert post().status_code == 200
-    assert post(data=iter([b"{}"])).status_code == 411
+    assert post("nobody.example.com").status_code == 404
+    assert post(headers={"Content-Length": str(LIMIT + 1)}).status_code == 413
     wait_until(lambda: haproxy.log.read_text().count("/v1/models/") > before, "line in the log")
     assert haproxy.log.read_text().count("/v1/models/") == before + 1
 

@@ -180,9 +180,9 @@ KILLS = {
     "istio": ["before kubectl rollout status --namespace istio-system deployment/istiod"],
     "knative": ["after curl --fail"],
     "kserve": ["after kubectl rollout status"],
+    "haproxy": ["before systemctl reload-or-restart"],
     "minio": ["before kubectl get secret", "before kubectl rollout status --namespace tenant-tiny"],
     "prometheus": ["after kubectl apply"],
-    "haproxy": ["before systemctl reload-or-restart"],
     "python": ["before runuser --user vagrant -- env --chdir=/ HOME"],
     "transformer": ["before kind load docker-image"],
     "lock": ["before docker exec"],
@@ -251,7 +251,7 @@ def test_users_image_map_reaches_every_step(clustered):
     assert "registry.local:5000/controller:1" in json.loads((clustered.state / "node-images.json").read_text())
 
 
-def test_pool_is_the_end_of_the_kind_networks_ipv4_subnet(clustered):
+def test_addresses_are_of_the_kind_networks_ipv4_subnet(clustered):
     done = clustered.run_only("metallb", "istio", "haproxy", STAND_IN_SUBNET="192.168.7.0/24")
     assert done.returncode == 0, done.stderr
     assert clustered.objects()["IPAddressPool/metallb-system/kind"]["spec"]["addresses"] == [
@@ -259,6 +259,7 @@ def test_pool_is_the_end_of_the_kind_networks_ipv4_subnet(clustered):
     ]
     written = (clustered.root.root / "etc/haproxy/haproxy.cfg").read_text()
     assert "server istio-ingressgateway 192.168.7.200:80" in written
+    assert "server node 192.168.7.2:30100" in written
 
 
 def test_haproxy_keeps_its_configuration_if_it_rejects_the_new_one(clustered):

@@ -52,6 +52,10 @@ def empty_machine(folder, debian, lower=()):
     """A Debian on which nothing was done yet, booted. Packages that were downloaded before are not downloaded again."""
     root = DebianRoot(folder, [*lower, debian], binds=[TESTS, PACKAGES])
     shutil.copytree(PROVISION, root.root / "vagrant/provision", dirs_exist_ok=True)
+    # The network is that of this machine, and systemd-nspawn does not let nft change it.
+    drop_in = root.root / "etc/systemd/system/mlops-poc-firewall.service.d/test.conf"
+    drop_in.parent.mkdir(parents=True)
+    drop_in.write_text("[Service]\nExecStart=\nExecStart=/usr/bin/test -s /etc/mlops-poc/firewall.nft\n")
     return root.boot()
 
 
@@ -114,8 +118,9 @@ class Machine:
                 **environment,
             }
         )
-        needs = {"MINIO": "Tenant/tenant-tiny/storage-tiny", "PROMETHEUS": "Deployment/monitoring/prometheus"}
-        self.node_ports = [NodePort(int(self.environment[f"PORT_{n}"]), self.state, what) for n, what in needs.items()]
+        needs = {30100: "Tenant/tenant-tiny/storage-tiny", 30400: "Deployment/monitoring/prometheus"}
+        node_address = self.subnet.replace(".0.0/16", ".0.2")
+        self.node_ports = [NodePort(node_address, port, self.state, what) for port, what in needs.items()]
         self.root.boot()
 
     def ports(self):
@@ -143,6 +148,7 @@ class Machine:
         """The files that the steps wrote, with their content."""
         places = (
             "etc/haproxy",
+            "etc/mlops-poc",
             "etc/sysctl.d",
             "var/lib/mlops-poc",
             "home/vagrant/.kube",
