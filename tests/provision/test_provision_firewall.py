@@ -5,7 +5,6 @@ The rules of Docker are a double: those of Docker 20.10 (Debian 12) for a publis
 
 import os
 import re
-import shutil
 import subprocess
 
 import pytest
@@ -16,10 +15,8 @@ BRIDGE, NODE, MACHINE, NEIGHBOUR = "br-0123456789ab", "172.18.0.2", "10.77.0.1",
 PUBLISHED, NODE_PORT = 6443, 30100
 
 pytestmark = [
+    pytest.mark.system("nft", "iptables", "ip", "unshare"),
     pytest.mark.skipif(os.geteuid() != 0, reason="root is needed for network namespaces"),
-    pytest.mark.skipif(
-        not all(map(shutil.which, ("nft", "iptables", "ip"))), reason="nftables, iptables or iproute2 is not installed"
-    ),
 ]
 
 DOCKER_20 = f"""
