@@ -12,7 +12,7 @@ wait_for 300 "MetalLB's speaker" kubectl rollout status --namespace metallb-syst
 # Docker assigns addresses from the start of a network, so MetalLB's pool is at its end.
 subnet=$(kind_subnet)
 [[ $MODE != dry-run ]] || echo "# the address pool is computed from the IPv4 subnet in \"docker network inspect kind\"; for example, with $subnet:"
-pool=$(python3 -c 'import ipaddress, sys; n = ipaddress.ip_network(sys.argv[1]); print(f"{n[-56]}-{n[-6]}")' "$subnet")
+pool=$(run_python -c 'import ipaddress, sys; n = ipaddress.ip_network(sys.argv[1]); print(f"{n[-56]}-{n[-6]}")' "$subnet")
 
 apply <<MANIFEST
 apiVersion: metallb.io/v1beta1

@@ -8,7 +8,7 @@ if [[ $MINIO_ROOT_PASSWORD == generate ]]; then
   if [[ $MODE == run && -f $credentials ]]; then
     MINIO_ROOT_PASSWORD=$(sed -n 's/^AWS_SECRET_ACCESS_KEY=//p' "$credentials")
   else
-    MINIO_ROOT_PASSWORD=$(python3 -c 'import secrets; print(secrets.token_urlsafe(24))')
+    MINIO_ROOT_PASSWORD=$(run_python -c 'import secrets; print(secrets.token_urlsafe(24))')
   fi
 fi
 [[ $MINIO_ROOT_USER =~ ^[A-Za-z0-9._-]{3,}$ ]] || fail "MINIO_ROOT_USER must be at least 3 letters, digits, dots, hyphens or underscores"

@@ -11,7 +11,7 @@ if [[ $MODE == mirror ]]; then
 fi
 already cmp --silent "$requirements" "$venv/requirements.txt" && exit
 
-as_user() { run runuser --user "$PROVISION_USER" -- env --chdir=/ HOME="$USER_HOME" "$@"; }
+as_user() { run_quietly runuser --user "$PROVISION_USER" -- env --chdir=/ HOME="$USER_HOME" "$@"; }
 announce "installing the packages of scripts/requirements.txt into $venv"
 as_user python3 -m venv "$venv"
 wheels=()

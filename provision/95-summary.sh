@@ -31,7 +31,7 @@ else
 fi
 
 # Knative's routes return 503 for a while after all pods are ready, so every service that has been ready before gets a
-# request, and so do its components. A broken service only causes a warning.
+# request. Its predictor has no address outside the cluster. A broken service only causes a warning.
 status_of() { curl --silent --max-time 10 --output /dev/null --write-out '%{http_code}' --header "Host: $2" "http://127.0.0.1:$PORT_KSERVE/v1/models/$1" || true; }
 answers() {
   local status
@@ -40,8 +40,7 @@ answers() {
 }
 kubectl get inferenceservices --all-namespaces --output=json >"$WORK/services.json"
 jq -r '.items[] | select(any(.status.components[]?; .latestRolledoutRevision))
-    | .metadata.name as $name | .status.url, .status.components[].url | select(.)
-    | "\($name) \(sub("^[a-z]+://"; ""))"' "$WORK/services.json" >"$WORK/addresses"
+    | "\(.metadata.name) \(.status.url // empty | sub("^[a-z]+://"; ""))"' "$WORK/services.json" >"$WORK/addresses"
 [[ ! -s $WORK/addresses ]] || log "waiting up to 180 s for the deployed services"
 deadline=$((SECONDS + 180))
 while read -r name host; do
@@ -60,6 +59,7 @@ prometheus=${HOST_PORT_PROMETHEUS:-$PORT_PROMETHEUS} prometheus_tag=${PROMETHEUS
 ssh_first=
 [[ $PROVISION_USER != vagrant ]] || ssh_first=', after "vagrant ssh"'
 minio_tag=${MINIO_IMAGE%@*}
+transformer_image=$(transformer_image)
 cat <<TABLE
 
   What            Version                          Where
@@ -73,13 +73,13 @@ $(printf '  %-14s  %-31s  %s\n' \
   KServe "$KSERVE_VERSION" "http://localhost:$kserve (Host: <name>.<namespace>.example.com)" \
   MinIO "${minio_tag##*:}" "http://localhost:$minio (console: http://localhost:$console)" \
   Prometheus "${prometheus_tag##*:}" "http://localhost:$prometheus (alerts: http://localhost:$prometheus/alerts)" \
-  Transformer "${TRANSFORMER_IMAGE##*:}" "$TRANSFORMER_IMAGE")
+  Transformer "${transformer_image##*:}" "$transformer_image")
 
 MinIO's user is "$MINIO_ROOT_USER"; its password is in $USER_HOME/minio.env.
 
 Next${ssh_first}, with model.joblib, transformer.joblib and clusters.json from scripts/text_clustering.py:
 
   set -a; . $USER_HOME/minio.env; set +a
-  $USER_HOME/venv/bin/python $REPOSITORY/scripts/deploy_service.py --model-path $REPOSITORY/model.joblib --model-name textclustering --namespace kserve-textclustering --transformer-path $REPOSITORY/transformer.joblib --transformer-image $TRANSFORMER_IMAGE
+  $USER_HOME/venv/bin/python $REPOSITORY/scripts/deploy_service.py --model-path $REPOSITORY/model.joblib --model-name textclustering --namespace kserve-textclustering --transformer-path $REPOSITORY/transformer.joblib --transformer-image $transformer_image
 
 TABLE

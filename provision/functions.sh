@@ -5,6 +5,9 @@
 # shellcheck shell=bash
 set -euo pipefail
 
+# Ctrl-C ends a step between two commands, also after programs that ignore it.
+trap 'exit 130' INT
+
 PROVISION=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$PROVISION/functions/settings.sh"
 source "$PROVISION/functions/commands.sh"

@@ -13,7 +13,7 @@ interruption, run it again: it skips existing downloads.
 
   DIRECTORY/files/      downloads, with SHA256SUMS
   DIRECTORY/images/     one archive for each image (docker save)
-  DIRECTORY/image-map   replacements for images that manifests name by digest
+  DIRECTORY/image-map   replacements: those of IMAGE_MAP, and tags for images that manifests name by digest
   DIRECTORY/wheels/     Python packages for scripts/requirements.txt
   DIRECTORY/complete    marks a complete mirror
 
@@ -47,6 +47,10 @@ python3 -m pip --version >/dev/null 2>&1 || {
   echo "error: pip is not installed; a mirror needs it. On Debian and Ubuntu: apt-get install python3-pip" >&2
   exit 2
 }
+[[ -z ${IMAGE_MAP:-} || -f $IMAGE_MAP ]] || {
+  echo "error: IMAGE_MAP is \"$IMAGE_MAP\", but there is no such file" >&2
+  exit 2
+}
 docker info >/dev/null 2>&1 || {
   echo "error: Docker does not respond, or you have no access to it; see: docker info" >&2
   exit 1
@@ -57,6 +61,8 @@ mkdir -p "$1"
 MIRROR_DIR=$(cd "$1" && pwd)
 export MIRROR_DIR MODE=mirror
 rm -f "$MIRROR_DIR/complete"
+# Provisioning from the mirror needs the same replacements; the steps add those of images with a digest.
+cat "${IMAGE_MAP:-/dev/null}" >"$MIRROR_DIR/image-map"
 
 for script in "$provision"/[0-9][0-9]-*.sh; do
   echo "== ${script##*/}"

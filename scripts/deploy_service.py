@@ -3,7 +3,7 @@
 
     python ./scripts/deploy_service.py --model-path model.joblib --model-name textclustering \
         --namespace kserve-textclustering --transformer-path transformer.joblib \
-        --transformer-image docker.io/mlops-poc/sklearn-transformer:1.0.0
+        --transformer-image $(cat ~/transformer-image)
 
     ... --canary 20       deploy, and give the new version one request in five
     ... --promote         give it all requests

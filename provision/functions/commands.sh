@@ -41,7 +41,7 @@ run_quietly() {
     return
   }
   "$@" &>"$WORK/output" || status=$?
-  ((status == 0)) || mask_secrets <"$WORK/output" >&2
+  ((status == 0 || status == 130)) || mask_secrets <"$WORK/output" >&2
   return "$status"
 }
 
@@ -62,6 +62,12 @@ run_pull() {
   done
   return 1
 }
+
+# Runs a Python program that ends at once. It ignores Ctrl-C, which would show a traceback; the step ends after it.
+run_python() (
+  trap '' INT
+  python3 "$@"
+)
 
 # True if the command succeeds in mode "run". Always false in the other modes, which print or collect everything.
 already() { [[ $MODE == run ]] && "$@" &>/dev/null; }

@@ -7,7 +7,7 @@ image_maps=()
 [[ -z $IMAGE_MAP ]] || image_maps+=("$IMAGE_MAP")
 [[ -z $MIRROR_DIR || $MODE == mirror || ! -f $MIRROR_DIR/image-map ]] || image_maps+=("$MIRROR_DIR/image-map")
 
-mapped_image() { python3 "$PROVISION/manifests.py" map "${image_maps[@]}" <<<"$1"; } # mapped_image REFERENCE: prints its replacement
+mapped_image() { run_python "$PROVISION/manifests.py" map "${image_maps[@]}" <<<"$1"; } # mapped_image REFERENCE: prints its replacement
 
 archive_name() { echo "images/$(tr '/:@' '___' <<<"$1").tar"; }
 
@@ -47,7 +47,6 @@ mirror_image() {
   if [[ $reference == *@sha256:* ]]; then
     name=${reference%@*}
     [[ ${name##*/} == *:* ]] || name=$name:sha256-$(cut -c1-12 <<<"${reference##*@sha256:}")
-    touch "$MIRROR_DIR/image-map"
     grep --quiet --fixed-strings --line-regexp "$reference $name" "$MIRROR_DIR/image-map" || echo "$reference $name" >>"$MIRROR_DIR/image-map"
   fi
   archive=$MIRROR_DIR/$(archive_name "$name")
@@ -57,6 +56,21 @@ mirror_image() {
   pull_into_docker "$reference"
   [[ $name == "$reference" ]] || docker tag "$reference" "$name"
   save_image "$name" "$archive"
+}
+
+# Prints the reference of the transformer's image. Its tag is a hash of everything that the image is built from, so that
+# an updated project never runs an image of an earlier one.
+transformer_image() {
+  local sources hash
+  mapfile -t sources < <(sed -n 's/^COPY \([^-].*\) [^ ]*$/\1/p' "$REPOSITORY/transformer.Dockerfile" | tr ' ' '\n')
+  hash=$(
+    cd "$REPOSITORY"
+    {
+      echo "$PYTHON_IMAGE"
+      find transformer.Dockerfile "${sources[@]}" -type f -not -path '*/__pycache__/*' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
+    } | sha256sum
+  )
+  echo "$TRANSFORMER_REPOSITORY:${hash:0:12}"
 }
 
 pull_into_docker() { docker image inspect "$1" &>/dev/null || MODE=run run_pull docker pull --quiet "$1" || fail "cannot pull $1"; }

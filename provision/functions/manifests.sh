@@ -21,11 +21,11 @@ render_kustomization() {
 # CustomResourceDefinitions before the objects, which may be instances of them.
 apply() {
   local manifest=$WORK/manifest.yaml reference types
-  python3 "$PROVISION/manifests.py" map "${image_maps[@]}" >"$manifest"
-  while read -r reference; do provide_image "$reference" </dev/null; done < <(python3 "$PROVISION/manifests.py" images <"$manifest")
+  run_python "$PROVISION/manifests.py" map "${image_maps[@]}" >"$manifest"
+  while read -r reference; do provide_image "$reference" </dev/null; done < <(run_python "$PROVISION/manifests.py" images <"$manifest")
   [[ $MODE != mirror ]] || return 0
-  python3 "$PROVISION/manifests.py" types <"$manifest" >"$WORK/types.yaml"
-  python3 "$PROVISION/manifests.py" objects <"$manifest" >"$WORK/objects.yaml"
+  run_python "$PROVISION/manifests.py" types <"$manifest" >"$WORK/types.yaml"
+  run_python "$PROVISION/manifests.py" objects <"$manifest" >"$WORK/objects.yaml"
   if [[ -s $WORK/types.yaml ]]; then
     apply_file "$WORK/types.yaml"
     mapfile -t types < <(sed -n 's|^  name: |crd/|p' "$WORK/types.yaml")

@@ -62,6 +62,14 @@ def test_help_lists_the_options_and_wrong_arguments_are_rejected(rehearsal):
     assert rehearsal.run(script="mirror.sh").returncode == 2
 
 
+def test_ctrl_c_ends_a_step_without_a_traceback(rehearsal):
+    """Whenever it comes: here while Python is still starting, when it is as yet impossible to handle."""
+    (rehearsal.folder / "sitecustomize.py").write_text("import os, signal\nos.killpg(0, signal.SIGINT)\n")
+    interrupted = rehearsal.run("--dry-run", "--only", "metallb", PYTHONPATH=str(rehearsal.folder))
+    assert interrupted.returncode == 130 and "Traceback" not in interrupted.stderr
+    assert "== metallb" in interrupted.stdout and "IPAddressPool" not in interrupted.stdout
+
+
 # --- Dry run, with upstream's real manifests ---
 
 
@@ -120,7 +128,7 @@ def test_mirror_contains_every_image_and_file_that_any_step_uses(dry_run, mirror
     held = {name.removeprefix("docker.io/").removeprefix("library/") for name in archives}
     # With the built image, its base image is not needed.
     named = images_named_in(output) - {versions()["PYTHON_IMAGE"]}
-    assert len(named) > 25 and versions()["TRANSFORMER_IMAGE"] in named
+    assert len(named) > 25 and transformer_image_in(output) in named
     missing = {
         i for i in named if replacements.get(i, i).removeprefix("docker.io/").removeprefix("library/") not in held
     }
@@ -152,6 +160,46 @@ def test_with_a_mirror_no_step_needs_a_network_and_no_image_its_digest(tmp_path,
         )
     }
     assert loaded == {a.name for a in (mirrored.mirror / "images").glob("*.tar")}
+
+
+def transformer_image_in(output):
+    return re.search(rf"{versions()['TRANSFORMER_REPOSITORY']}:[0-9a-f]{{12}}", output)[0]
+
+
+def test_changed_transformer_has_another_image_which_replaces_the_one_in_the_mirror(rehearsal):
+    (rehearsal.repository / "transformer.Dockerfile").write_text(
+        "FROM x AS builder\nCOPY serving serving\nCOPY --from=builder /a /b\n"
+    )
+    rehearsal.mirror = rehearsal.folder / "mirror"
+    module = rehearsal.repository / "serving/module.py"
+    module.parent.mkdir()
+    archives = []
+    for content in ("1", "2", "2"):
+        module.write_text(content)
+        shown = rehearsal.run("--dry-run", "--only", "transformer")
+        filled = rehearsal.run(rehearsal.mirror, script="mirror.sh")
+        assert filled.returncode == 0, filled.stderr
+        (archive,) = (rehearsal.mirror / "images").glob("*sklearn-transformer*")
+        assert archive.stem.rpartition("_")[2] == transformer_image_in(shown.stdout).rpartition(":")[2]
+        archives.append(archive.name)
+        (module.parent / "__pycache__").mkdir(exist_ok=True)
+        (module.parent / "__pycache__/module.pyc").write_text(content + str(len(archives)))
+    assert archives[0] != archives[1] == archives[2]
+
+
+def test_mirror_that_was_filled_with_an_image_map_is_used_without_it(rehearsal):
+    rehearsal.mirror = rehearsal.folder / "mirror"
+    replaced = {"quay.io/metallb/controller:v0": "registry.local:5000/controller:1"}
+    image_map = rehearsal.folder / "images.map"
+    image_map.write_text("".join(f"{image} {replacement}\n" for image, replacement in replaced.items()))
+    filled = rehearsal.run(rehearsal.mirror, script="mirror.sh", IMAGE_MAP=str(image_map))
+    assert filled.returncode == 0, filled.stderr
+    shown = rehearsal.run("--dry-run", MIRROR_DIR=str(rehearsal.mirror), **rehearsal.offline())
+    assert shown.returncode == 0, shown.stderr
+    assert "image: registry.local:5000/controller:1" in shown.stdout and "quay.io/metallb/controller:v0" not in shown.stdout
+    assert "crictl pull" not in shown.stdout and "docker pull" not in shown.stdout
+    missing = rehearsal.run(rehearsal.mirror, script="mirror.sh", IMAGE_MAP="/nonexistent")
+    assert missing.returncode == 2 and "IMAGE_MAP" in missing.stderr
 
 
 def test_incomplete_mirror_is_rejected(rehearsal):

@@ -145,7 +145,7 @@ def test_second_run_changes_nothing(built):
     assert again.returncode == 0, again.stderr
     assert built.calls("changed")[calls:] == []
     assert built.written(with_times=True) == before and built.root.run(*pid.split()).stdout == running
-    assert "creating" not in again.stdout and "installing" not in again.stdout and "building" in again.stdout
+    assert "creating" not in again.stdout and "installing" not in again.stdout and "building" not in again.stdout
 
 
 def test_summary_after_a_restart_waits_until_the_services_respond(built):
@@ -163,7 +163,7 @@ def test_summary_after_a_restart_waits_until_the_services_respond(built):
     (built.state / "containers.json").write_text(json.dumps(containers))
     built.root.cut_power()
     built.root.boot()
-    built.gateway.services = {host: [503, 503, 200], parts["predictor"]: [404, 503, 405], parts["transformer"]: [200]}
+    built.gateway.services = {host: [503, 503, 200], **{part: [404] for part in parts.values()}}
     back = built.run_only("summary")
     assert back.returncode == 0 and not back.stderr, back.stderr
     assert json.loads((built.state / "containers.json").read_text())["mlops-poc-control-plane"]["running"]

@@ -126,9 +126,7 @@ def test_knative_serves_example_com_and_resolves_no_tags_of_docker_hub(manifests
     configs = {m["metadata"]["name"]: m["data"] for m in manifests if m["kind"] == "ConfigMap"}
     assert "example.com" in configs["config-domain"]
     assert "index.docker.io" in configs["config-deployment"]["registries-skipping-tag-resolving"].split(",")
-    assert versions()["TRANSFORMER_IMAGE"].startswith("docker.io/") and not versions()["TRANSFORMER_IMAGE"].endswith(
-        ":latest"
-    )
+    assert versions()["TRANSFORMER_REPOSITORY"].startswith("docker.io/")
 
 
 def test_minio_has_the_services_of_the_readme(manifests):
