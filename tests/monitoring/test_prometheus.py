@@ -5,11 +5,12 @@ import subprocess
 import sys
 import urllib.parse
 
+import numpy as np
 import prometheus_client
 import pytest
 import yaml
-from serving.clusters import Clusters
 
+from model.clusters import described_clusters
 from serving.metrics import Metrics
 from support.free_port import free_port
 from support.prometheus import PRODUCT, configure, pod, query, run_prometheus, wait_for
@@ -57,7 +58,7 @@ def test_rules_fire_and_stay_silent_as_their_unit_tests_say(name):
     assert "SUCCESS" in promtool("test", "rules", f"{name}.yml", cwd=ROOT / "tests/monitoring/rules")
 
 
-def test_rules_use_metrics_that_the_servers_export():
+def test_rules_use_metrics_that_the_servers_export(watched):
     import kserve.metrics  # noqa: F401
 
     exposed = {sample for family in prometheus_client.REGISTRY.collect() for sample in names(family)}
@@ -83,7 +84,7 @@ def watched(tmp_path_factory):
     """Run Prometheus and a pod that exports the metrics of a model; yields its URL and the metrics."""
     port = free_port()
     server, thread = prometheus_client.start_http_server(port, "127.0.0.1")
-    metrics = Metrics("watched", "v1", Clusters.of_summary(SUMMARY), SUMMARY)
+    metrics = Metrics("watched", "v1", described_clusters(SUMMARY), SUMMARY)
     pods = [
         pod(port),
         pod(port, pod_container_port_number="9091"),
@@ -121,7 +122,7 @@ def test_drift_shows_which_clusters_grow_and_which_shrink(watched):
     url, metrics = watched
     for _ in range(4):  # over some scrapes
         before = query(url, "sum(textclustering_documents_total)")
-        metrics.observe([VECTORS[0]] * 20, [0] * 20)
+        metrics.observe(np.array([VECTORS[0]] * 20), np.zeros(20, int))
         wait_for(lambda before=before: query(url, "sum(textclustering_documents_total)") > before, 30)
     wait_for(lambda: query(url, 'textclustering:documents{window="1h",cluster="0"} > 40'), 30)
     shown = drift("--prometheus", url, "--clusters", "2").stdout

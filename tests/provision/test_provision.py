@@ -196,7 +196,10 @@ def test_mirror_that_was_filled_with_an_image_map_is_used_without_it(rehearsal):
     assert filled.returncode == 0, filled.stderr
     shown = rehearsal.run("--dry-run", MIRROR_DIR=str(rehearsal.mirror), **rehearsal.offline())
     assert shown.returncode == 0, shown.stderr
-    assert "image: registry.local:5000/controller:1" in shown.stdout and "quay.io/metallb/controller:v0" not in shown.stdout
+    assert (
+        "image: registry.local:5000/controller:1" in shown.stdout
+        and "quay.io/metallb/controller:v0" not in shown.stdout
+    )
     assert "crictl pull" not in shown.stdout and "docker pull" not in shown.stdout
     missing = rehearsal.run(rehearsal.mirror, script="mirror.sh", IMAGE_MAP="/nonexistent")
     assert missing.returncode == 2 and "IMAGE_MAP" in missing.stderr
