@@ -5,19 +5,18 @@ source "$(dirname "$0")/functions.sh"
 if [[ $MODE == run ]]; then
   gateway_address() { kubectl get service istio-ingressgateway --namespace istio-system --output=jsonpath='{.status.loadBalancer.ingress[0].ip}' | grep .; }
   wait_for 120 "the Istio gateway's address from MetalLB" gateway_address
-  GATEWAY=$(gateway_address)
+  gateway=$(gateway_address)
 else
-  GATEWAY=172.18.255.200
+  gateway=172.18.255.200
   [[ $MODE == mirror ]] || echo "# the addresses of the gateway and the node are read from the cluster; for example:"
 fi
-NODE_ADDRESS=$(node_address)
-LUA_FILE=/etc/haproxy/body-limit.lua
+node=$(node_address)
+lua_file=/etc/haproxy/body-limit.lua
 
-replacements=()
-for name in BIND_ADDRESS PORT_KSERVE PORT_MINIO PORT_CONSOLE PORT_PROMETHEUS GATEWAY NODE_ADDRESS MAX_BODY_BYTES LUA_FILE; do
-  replacements+=(-e "s|\b$name\b|${!name}|g")
-done
-sed "${replacements[@]}" "$PROVISION/haproxy.cfg" >"$WORK/haproxy.cfg"
+sed -e "s/BIND_ADDRESS/$BIND_ADDRESS/" -e "s/PORT_KSERVE/$PORT_KSERVE/" -e "s/PORT_MINIO/$PORT_MINIO/" \
+  -e "s/PORT_CONSOLE/$PORT_CONSOLE/" -e "s/PORT_PROMETHEUS/$PORT_PROMETHEUS/" -e "s/GATEWAY/$gateway/" \
+  -e "s/NODE_ADDRESS/$node/" -e "s/MAX_BODY_BYTES/$MAX_BODY_BYTES/g" -e "s|LUA_FILE|$lua_file|" \
+  "$PROVISION/haproxy.cfg" >"$WORK/haproxy.cfg"
 # A cluster of an earlier version of this project publishes these ports itself, until it is re-created.
 if [[ $MODE == run && -n $(docker port "$NODE" 30100/tcp 2>/dev/null) ]]; then
   log "the node publishes the ports of MinIO and Prometheus itself, because an earlier version created it"
@@ -28,7 +27,7 @@ fi
 checksum=$(cat "$WORK/haproxy.cfg" "$PROVISION/body-limit.lua" | sha256sum | cut -d' ' -f1)
 already test "$checksum" == "$(cat "$STATE_DIR/haproxy.sha256" 2>/dev/null)" && already systemctl is-active haproxy && exit
 
-write_file "$LUA_FILE" 644 <"$PROVISION/body-limit.lua"
+write_file "$lua_file" 644 <"$PROVISION/body-limit.lua"
 if [[ $MODE == run ]]; then
   command -v haproxy >/dev/null || fail "HAProxy is not installed. Install it with: sudo $PROVISION/all.sh --only docker"
   run_quietly haproxy -c -f "$WORK/haproxy.cfg" || fail "HAProxy rejects provision/haproxy.cfg, for the reason above; the running configuration is unchanged"

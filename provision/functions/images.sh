@@ -64,7 +64,7 @@ transformer_image() {
   local sources hash
   mapfile -t sources < <(sed -n 's/^COPY \([^-].*\) [^ ]*$/\1/p' "$REPOSITORY/transformer.Dockerfile" | tr ' ' '\n')
   hash=$(
-    cd "$REPOSITORY"
+    cd "$REPOSITORY" || exit
     {
       echo "$PYTHON_IMAGE"
       find transformer.Dockerfile "${sources[@]}" -type f -not -path '*/__pycache__/*' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
