@@ -1,9 +1,14 @@
-"""Find out how the bytes of a file make characters."""
+"""Detect the encoding of a file."""
 
 import codecs
+import functools
 import io
+import itertools
 import re
+from collections.abc import Iterable
 from typing import BinaryIO, NamedTuple
+
+import charset_normalizer
 
 from corpus.documents import CorpusError
 
@@ -15,32 +20,56 @@ MARKS = [  # the mark of UTF-32 begins with that of UTF-16
     (codecs.BOM_UTF16_LE, "utf-16", "UTF-16"),
     (codecs.BOM_UTF16_BE, "utf-16", "UTF-16"),
 ]
-# Formats that are no text although they may begin with letters: PDF, PostScript, RTF, zip (and Office), gzip.
+# Binary formats that may begin with letters: PDF, PostScript, RTF, zip (and Office), gzip.
 NOT_TEXT = (b"%PDF", b"%!PS", b"{\\rtf", b"PK\x03\x04", b"\x1f\x8b")
 CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 
 
+# What guess_encoding may answer. Left alone, charset-normalizer takes short Western texts for Big5 or Baltic ones.
+SINGLE_BYTE = [
+    "cp1251",
+    "koi8_r",
+    "cp866",
+    "iso8859_5",
+    "cp1253",
+    "cp1255",
+    "cp1256",
+    "iso8859_6",
+    "cp874",
+    "cp1250",
+    "cp850",
+    "mac_roman",
+]
+DOUBLE_BYTE = ["cp932", "euc_jp", "gb18030", "big5", "cp949"]
+GUESS_BYTES = 2**16
+LIKE_A_LANGUAGE = 0.1  # charset-normalizer's coherence: how much the letter frequencies are those of a language
+ENOUGH = 500  # bytes above 127, to tell encodings of Chinese, Japanese and Korean by their rules
+CLEARLY = 0.1  # the messier next candidate, in charset-normalizer's "chaos"
+
+
 class UnknownEncoding(CorpusError):
-    """Bytes that make characters in none of the encodings that can be told."""
+    """The bytes are text in none of the encodings that can be detected."""
 
 
 class Encoding(NamedTuple):
     codec: str
-    errors: str  # what the codec does with bytes that are none of its characters
+    errors: str  # how the codec treats bytes that are none of its characters
     name: str  # for the log
+    guessed: bool = False
 
 
 def detect_encoding(file: BinaryIO, name: str) -> Encoding:
-    """Detect the encoding of a text file: by its byte order mark, or else by all its bytes.
+    """Detect the encoding of a text file, by its byte order mark or else by all its bytes.
 
-    UTF-8 proves itself. What is neither that nor UTF-16 is taken for Windows-1252, the other encoding of Western
-    spreadsheets, unless it holds bytes that mean nothing there, or more accented letters than a Western text has.
+    Valid UTF-8 is UTF-8. What is neither that nor UTF-16 is Windows-1252, the other encoding of Western spreadsheets,
+    unless it has bytes that are undefined there, or more accented letters than a Western text; then charset-normalizer
+    guesses.
 
     Args:
         file: at its beginning; it is read to the end.
 
     Raises:
-        UnknownEncoding: it is in none of these encodings.
+        UnknownEncoding: none of them fits.
     """
     head = file.read(CHUNK)
     for mark, codec, description in MARKS:
@@ -48,33 +77,57 @@ def detect_encoding(file: BinaryIO, name: str) -> Encoding:
             return Encoding(codec, "strict", description)
     if codec := utf_16_without_mark(head):
         return Encoding(codec, "strict", "UTF-16 without byte order mark")
-    decoder, chunk, ascii_letters, others, undefined = codecs.getincrementaldecoder("utf-8")(), head, 0, 0, False
+    chunks = itertools.chain([head], iter(functools.partial(file.read, CHUNK), b""))
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    chunk = b""
     try:
-        while chunk:
+        for chunk in chunks:
             decoder.decode(chunk)
-            chunk = file.read(CHUNK)
         decoder.decode(b"", final=True)
         return Encoding("utf-8", "strict", "UTF-8")
-    except UnicodeDecodeError:
-        text = (chunk or b"").decode("utf-8", "replace")
+    except UnicodeDecodeError as error:
+        text = chunk.decode("utf-8", "replace")
         wide = len(re.findall(r"[^\x00-\x7f]", text)) - text.count("\ufffd")
-        if not chunk or wide > text.count("\ufffd"):
+        if error.reason == "unexpected end of data" or wide > text.count("\ufffd"):
             return Encoding("utf-8", "replace", "UTF-8 with damaged characters")
-    while chunk:
+    return detect_8_bit_encoding(itertools.chain([chunk], chunks), name)
+
+
+def detect_8_bit_encoding(chunks: Iterable[bytes], name: str) -> Encoding:
+    """Windows-1252 if that is possible, or else a guess. Raises UnknownEncoding if that is too uncertain."""
+    ascii_letters, others, undefined, sample = 0, 0, False, b""
+    for chunk in chunks:
         ascii_letters += len(re.findall(rb"[A-Za-z]", chunk))
         others += len(re.findall(rb"[\x80-\xff]", chunk))
         undefined |= bool(re.search(rb"[\x81\x8d\x8f\x90\x9d]", chunk))
-        chunk = file.read(CHUNK)
-    if undefined or others > (ascii_letters + others) / 3:
+        if len(sample) < GUESS_BYTES:
+            sample += b"\n".join(line for line in chunk.split(b"\n") if not line.isascii())
+    if not undefined and others <= (ascii_letters + others) / 3:
+        return Encoding("cp1252", "strict", "Windows-1252")
+    if len(sample) > GUESS_BYTES:
+        sample = sample[:GUESS_BYTES].rpartition(b"\n")[0] or sample[:GUESS_BYTES]
+    codec = guess_encoding(sample)
+    if codec is None:
         raise UnknownEncoding(
             f"{name} is neither UTF-8 nor UTF-16 nor Windows-1252: name its encoding, such as --encoding cp1251, "
             "gb18030 or shift_jis."
         )
-    return Encoding("cp1252", "strict", "Windows-1252")
+    return Encoding(codec, "strict", codec, guessed=True)
+
+
+def guess_encoding(sample: bytes) -> str | None:
+    """The encoding of a text that is not in a Western one, or None if charset-normalizer has too little to go by."""
+    candidates = list(charset_normalizer.from_bytes(sample, cp_isolation=[*SINGLE_BYTE, *DOUBLE_BYTE]))
+    if not candidates:
+        return None
+    best, rest = candidates[0], candidates[1:]
+    alone = all(other.chaos > best.chaos + CLEARLY for other in rest if other.encoding in DOUBLE_BYTE)
+    enough = best.encoding in DOUBLE_BYTE and alone and sum(byte > 127 for byte in sample) >= ENOUGH
+    return best.encoding if best.coherence >= LIKE_A_LANGUAGE or enough else None
 
 
 def utf_16_without_mark(head: bytes) -> str | None:
-    """UTF-16 by its zero bytes: every second one of most scripts' text."""
+    """Detect UTF-16 by its zero bytes: in most scripts every second byte."""
     sample = head[:4_096]
     even, odd = sample[::2].count(0), sample[1::2].count(0)
     if odd > len(sample) / 8 and even < odd / 20:
@@ -85,13 +138,13 @@ def utf_16_without_mark(head: bytes) -> str | None:
 
 
 def read_text(content: bytes, name: str, codec: str | None = None) -> tuple[str, str] | None:
-    """The text in the content of a file, and the name of its encoding; None where it is not plain text.
+    """The text in the content of a file, and the name of its encoding; None if it is not plain text.
 
     Args:
-        codec: the encoding, where it is known.
+        codec: the encoding if it is known.
 
     Raises:
-        UnknownEncoding: the encoding is none that can be told, or not the one that was given.
+        UnknownEncoding: the encoding cannot be detected, or is not the given one.
     """
     if content.startswith(NOT_TEXT):
         return None
@@ -113,5 +166,5 @@ def utf_16_or_32(content: bytes) -> bool:
 
 
 def has_controls(text: str) -> bool:
-    """Whether a text has control characters, which no text has, beyond the odd one."""
+    """Whether a text has more than the odd control character, which plain text has not."""
     return len(CONTROLS.findall(text)) > len(text) / 1_000

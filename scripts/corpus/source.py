@@ -1,41 +1,32 @@
 """Read a corpus in batches: documents with their titles and, where there are some, their labels."""
 
 import argparse
-import contextlib
-import html
 import logging
-import re
-import socket
 import sys
-import threading
 from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import botocore.loaders
 import numpy as np
-from sklearn.datasets import fetch_20newsgroups, get_data_home
 
 from command_line import encoding
-from corpus.documents import DEFAULT_ENDPOINT, Batch, CorpusError, Document, Findings, Options, in_batches
+from corpus.builtin import read_aws_docs, read_newsgroups
+from corpus.documents import DEFAULT_ENDPOINT, Batch, CorpusError, Findings, Options, in_batches
 from corpus.files import read_files
 from corpus.tables import KIND_NAMES
 
 DETECT = Options()
-AWS_SERVICES = 20
-NEWSGROUPS_ARCHIVE_MB = 14.5
 
 log = logging.getLogger("text_clustering")
 
 
 class Corpus(NamedTuple):
-    """Documents in memory with their titles and, where the corpus has them, their labels; all of the same length."""
+    """Documents in memory, as columns of the same length."""
 
     name: str
     documents: list[str]
     titles: list[str]
-    labels: list[str | None] | None  # None as a whole: there are not two different ones
-    identities: list[str] | None = None
+    labels: list[str | None] | None  # None as a whole if there are fewer than two different ones
+    identities: list[str]
 
     def as_batch(self) -> Batch:
         return Batch(self.identities, self.documents, self.titles, self.labels or [None] * len(self.documents))
@@ -43,14 +34,17 @@ class Corpus(NamedTuple):
     def select(self, chosen: np.ndarray) -> "Corpus":
         """The documents at the chosen positions, or where a mask of shape (documents,) is true."""
         places = np.arange(len(self.documents))[chosen].tolist()
-        columns = (None if column is None else [column[place] for place in places] for column in self[1:])
-        return Corpus(self.name, *columns)
+        labels = self.labels and [self.labels[place] for place in places]
+        documents, titles, identities = (
+            [column[place] for place in places] for column in (self.documents, self.titles, self.identities)
+        )
+        return Corpus(self.name, documents, titles, labels, identities)
 
 
 class Source:
-    """What --dataset names, to be read in batches, from the beginning each time."""
+    """The documents that --dataset names, read in batches; each reading starts at the beginning."""
 
-    def __init__(self, *datasets: str, data_home: str | None = None, options: Options = DETECT):
+    def __init__(self, *datasets: str, data_home: str | None = None, options: Options = DETECT) -> None:
         self.datasets, self.data_home, self.options = datasets, data_home, options
         self.name = " ".join(datasets)
         self.findings = Findings()
@@ -60,22 +54,23 @@ class Source:
 
         Raises:
             CorpusError: they cannot be read; the message says where and why.
+            StoreError: the S3 store cannot be read.
         """
         self.findings = Findings()
         if self.datasets == ("20newsgroups",):
-            documents = rows_of(load_newsgroups(self.data_home))
+            documents = read_newsgroups(self.data_home)
         elif self.datasets == ("aws-docs",):
-            documents = rows_of(load_aws_docs())
+            documents = read_aws_docs()
         else:
             documents = read_files(self.datasets, self.options, self.findings)
         return in_batches(documents)
 
 
-def add_dataset_options(parser: argparse.ArgumentParser, **dataset):
-    """The options that say which documents are read, and how.
+def add_dataset_options(parser: argparse.ArgumentParser, **dataset: Any) -> None:
+    """Add the options that say which documents are read, and how.
 
     Args:
-        dataset: what add_argument takes for --dataset, such as its default.
+        dataset: keyword arguments of add_argument for --dataset, such as its default.
     """
     parser.add_argument(
         "--dataset",
@@ -111,18 +106,13 @@ def source_of(arguments: argparse.Namespace) -> Source:
     return Source(*arguments.dataset, data_home=arguments.data_home, options=options)
 
 
-def rows_of(corpus: Corpus) -> Iterator[Document]:
-    for number, row in enumerate(zip(corpus.documents, corpus.titles, corpus.labels), start=1):
-        yield Document(str(number), *row)
-
-
 def load_corpus(dataset: str, data_home: str | None = None, options: Options = DETECT) -> Corpus:
     """Load all that --dataset names into memory."""
     return draw_sample(Source(dataset, data_home=data_home, options=options), sys.maxsize, 0)[0]
 
 
 def draw_sample(source: Source, size: int, seed: int) -> tuple[Corpus, int]:
-    """Draw documents uniformly at random, while all are read once; where they are no more than that, all of them.
+    """Draw documents uniformly at random in one pass; all of them if there are no more than that.
 
     Algorithm R, Vitter, "Random sampling with a reservoir", ACM Transactions on Mathematical Software 11, 1985.
 
@@ -130,10 +120,11 @@ def draw_sample(source: Source, size: int, seed: int) -> tuple[Corpus, int]:
         The sample, in the order of the corpus, and the number of documents in the corpus.
 
     Raises:
-        CorpusError: the corpus cannot be read, or holds no document.
+        CorpusError: the corpus cannot be read, or has no documents.
     """
     random = np.random.default_rng(seed)
-    reservoir, count = [], 0
+    reservoir: list[tuple] = []
+    count = 0
     for batch in source.batches():
         for row in zip(range(count, count + len(batch.documents)), *batch):
             if len(reservoir) < size:
@@ -150,75 +141,3 @@ def draw_sample(source: Source, size: int, seed: int) -> tuple[Corpus, int]:
     if len(names) == 1:
         log.warning("%s has one label only, '%s': nothing to compare the clusters with", source.name, *names)
     return Corpus(source.name, documents, titles, labels if len(names) > 1 else None, identities), count
-
-
-def load_newsgroups(data_home: str | None) -> Corpus:
-    """All 18,846 posts of 20 Newsgroups. The title is the subject, the label is the group."""
-    archive = Path(get_data_home(data_home)) / "20news_home" / "20news-bydate.tar.gz"
-    socket.setdefaulttimeout(60)  # scikit-learn's download has no limit of its own
-    try:
-        with download_progress(archive):
-            posts = fetch_20newsgroups(subset="all", data_home=data_home)
-    except OSError as error:
-        raise CorpusError(
-            f"20 Newsgroups could not be downloaded or stored ({error}). --dataset aws-docs needs no network."
-        ) from error
-    titles, documents = zip(*map(parse_post, posts.data))
-    labels = [posts.target_names[target] for target in posts.target]
-    return Corpus("20newsgroups", list(documents), list(titles), labels)
-
-
-def parse_post(post: str) -> tuple[str, str]:
-    """The subject of a post, and the document: subject and body.
-
-    The other header lines (From, Organization, NNTP-Posting-Host ...) take no part: the text that a user sends
-    later has none, and clusters of mail hosts are of no use to anybody.
-    """
-    header, _, body = post.partition("\n\n")
-    subject = re.search(r"^Subject:[ \t]*(?:Re:[ \t]*)*(.*)$", header, re.MULTILINE | re.IGNORECASE)
-    title = subject[1].strip() if subject else ""
-    return title, f"{title}\n" * 3 + body  # the subject says more of the topic than any other line
-
-
-@contextlib.contextmanager
-def download_progress(archive: Path):
-    """Log how far scikit-learn's download of an archive is, every two seconds for as long as it is under way."""
-    finished = threading.Event()
-
-    def report():
-        while not finished.wait(2):
-            if archive.exists():
-                log.info(
-                    "Downloading 20 Newsgroups: %.1f of %.1f MB", archive.stat().st_size / 1e6, NEWSGROUPS_ARCHIVE_MB
-                )
-
-    threading.Thread(target=report, daemon=True).start()
-    try:
-        yield
-    finally:
-        finished.set()
-
-
-def load_aws_docs() -> Corpus:
-    """The documentation of the operations of the AWS services with the most of them, as botocore ships it.
-
-    A corpus for a machine without network. The title is the operation, the label is the service.
-    """
-    loader = botocore.loaders.Loader()
-    log.info("Reading the service models of botocore")
-    operations = {
-        service: loader.load_service_model(service, "service-2")["operations"]
-        for service in loader.list_available_services("service-2")
-    }
-    largest = sorted(operations, key=lambda service: (-len(operations[service]), service))[:AWS_SERVICES]
-    rows = [
-        (strip_html(operation.get("documentation", "")), name, service)
-        for service in largest
-        for name, operation in sorted(operations[service].items())
-    ]
-    documents, titles, labels = zip(*(row for row in rows if row[0]))
-    return Corpus("aws-docs", list(documents), list(titles), list(labels))
-
-
-def strip_html(text: str) -> str:
-    return html.unescape(re.sub(r"<[^>]+>", " ", text)).strip()

@@ -85,6 +85,10 @@ def encoding_of(table: Table) -> Encoding:
         encoding = detect_encoding(file, table.name)
     if encoding.errors == "replace":
         table.findings.remarks.append(f"{table.name}: bytes that are not UTF-8 were replaced by \ufffd")
+    if encoding.guessed:
+        table.findings.remarks.append(
+            f"{table.name}: the encoding is guessed to be {encoding.codec}; --encoding overrides it"
+        )
     return encoding
 
 

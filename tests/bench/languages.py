@@ -17,7 +17,7 @@ from sklearn.metrics import v_measure_score
 from threadpoolctl import threadpool_limits
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-from corpus.source import Corpus, load_aws_docs, load_corpus
+from corpus.source import Corpus, load_corpus
 from training.clustering import fit_clusters
 from training.vocabulary import fit_vectorizer
 
@@ -33,7 +33,7 @@ def main():
         ngrams = "".join(f"{character_ngrams(corpus, lengths):20.2f}" for lengths in NGRAMS)
         print(f"{Path(path).stem:24}{words(corpus):.2f} {ngrams}", flush=True)
 
-    texts = [document[:140] for document in load_aws_docs().documents[:2_000]]
+    texts = [document[:140] for document in load_corpus("aws-docs").documents[:2_000]]
     for name, vectorizer in {
         "scikit-learn's default": TfidfVectorizer(),
         "three letters or more": TfidfVectorizer(token_pattern=r"(?u)\b[^\W\d_]\w{2,}\b"),

@@ -32,7 +32,8 @@ from sklearn.preprocessing import Normalizer
 from threadpoolctl import threadpool_limits
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-from corpus.source import load_aws_docs, parse_post
+from corpus.builtin import parse_post
+from corpus.source import load_corpus
 from training.clustering import fit_clusters
 from training.vocabulary import fit_vectorizer
 
@@ -73,7 +74,7 @@ def load(name: str) -> list[Labelled]:
     if name == "split":
         return [newsgroups("train"), newsgroups("test"), newsgroups("test", body_only=True)]
     if name == "aws-docs":
-        corpus = load_aws_docs()
+        corpus = load_corpus("aws-docs")
         return [Labelled(corpus.documents, corpus.labels)]
     if kind == "skewed":
         return [skewed(newsgroups("all"), int(number))]

@@ -222,6 +222,25 @@ def test_options_win_over_what_is_detected(tmp_path):
         load_corpus(str(tmp_path / "t.csv"), options=options._replace(encoding="ascii"))
 
 
+LEGACY = {"arabic": "cp1256", "chinese": "gb18030", "japanese": "shift_jis", "korean": "euc_kr", "thai": "cp874"}
+RUSSIAN = "Здравствуйте, не могу войти в личный кабинет. Заказ не пришёл, деньги списаны дважды"
+
+
+@pytest.mark.parametrize("language", [*LEGACY, "russian"])
+def test_encodings_of_other_scripts_are_guessed_and_the_guess_is_a_warning(tmp_path, caplog, language):
+    texts = [RUSSIAN]
+    if language != "russian":
+        path = Path(__file__).parents[1] / f"languages/{language}.jsonl"
+        texts = [json.loads(line)["text"].replace('"', "") for line in path.open()]
+    codec = LEGACY.get(language, "cp1251")
+    texts = [text.encode(codec, "ignore").decode(codec) for text in texts]
+    (tmp_path / "t.csv").write_bytes(
+        "".join(f"{line}\n" for line in ["text", *(f'"{t}"' for t in texts)]).encode(codec)
+    )
+    assert load_corpus(str(tmp_path / "t.csv")).documents == texts
+    assert "the encoding is guessed to be" in caplog.text and "--encoding overrides it" in caplog.text
+
+
 # -------------------------------------------------------------------------------------------------------- folders
 
 

@@ -24,7 +24,7 @@ from support.serving_client import TEXT, UNKNOWN, curl, infer_over_grpc
 
 @pytest.fixture(scope="session")
 def corpus():
-    return corpora.load_aws_docs()
+    return corpora.load_corpus("aws-docs")
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import Normalizer
 
 from corpus import source as corpora
+from corpus.builtin import parse_post
 from model import artefacts as contract
 from support.services import ROOT, run_training
 
@@ -67,7 +68,7 @@ def test_training_writes_stock_scikit_learn_objects_that_belong_together(artefac
     for name in ("model.joblib", "transformer.joblib"):
         assert contract.sha256(artefacts / name) == summary["sha256"][name]
 
-    corpus = corpora.load_aws_docs()
+    corpus = corpora.load_corpus("aws-docs")
     vectors = pipeline.transform(corpus.documents)
     assert np.array_equal(model.predict(vectors[vectors.any(axis=1)]), model.labels_)
 
@@ -138,7 +139,7 @@ def test_separable_topics_are_separated(tmp_path):
 
 def test_a_post_is_reduced_to_subject_and_body():
     post = "From: someone@mail.host\nSubject: Re: Leaky pucks\nNNTP-Posting-Host: news.host\n\nThe body.\n\nIts end."
-    title, document = corpora.parse_post(post)
+    title, document = parse_post(post)
     assert title == "Leaky pucks"
     assert "The body.\n\nIts end." in document and "Leaky pucks" in document
     assert "host" not in document
