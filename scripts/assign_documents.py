@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Assign documents to the clusters of a model that was trained before: batch prediction.
+"""Assign documents to the clusters of a trained model: batch prediction.
 
     python ./scripts/assign_documents.py --dataset tickets.csv --assignments tickets-clusters.csv
 
-The answers are those of the service, -1 for a document without a known term included. The model is what
-text_clustering.py wrote, with clusters.json beside it.
+The results are those of the service: -1 for a document without an in-vocabulary term. The model is the three files
+that text_clustering.py wrote.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def parse_arguments() -> argparse.Namespace:
         "--transformer-path",
         type=Path,
         default=Path(artefacts.TRANSFORMER_FILE),
-        help="the pipeline; clusters.json is looked for beside it",
+        help="the pipeline, in the same folder as clusters.json",
     )
     add_assignments_option(parser, required=True)
     add_engine_options(parser)
@@ -48,13 +48,13 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def load_assigner(model_path: Path, transformer_path: Path) -> tuple[Assigner, dict[int, str]]:
-    """Load a model after the checks that the service makes.
+    """Load a model with the same checks as the service.
 
     Returns:
-        What assigns documents, and the names that people gave to clusters.
+        The assigner, and the names that people gave to clusters.
 
     Raises:
-        ArtefactError: the files are missing, or do not belong together or to this scikit-learn.
+        ArtefactError: the files are missing, do not belong together, or are of another scikit-learn.
     """
     summary = artefacts.read_summary(transformer_path.with_name(artefacts.CLUSTERS_FILE))
     artefacts.check_together(summary, model_path, transformer_path)
@@ -66,7 +66,8 @@ def load_assigner(model_path: Path, transformer_path: Path) -> tuple[Assigner, d
 
 def assign(arguments: argparse.Namespace) -> None:
     assigner, names = load_assigner(arguments.model_path, arguments.transformer_path)
-    source, sizes = source_of(arguments), Counter()
+    source = source_of(arguments)
+    sizes: Counter[int] = Counter()
     with assignment_file(arguments.assignments) as write:
         for batch, assigned in assign_all(assigner, source.batches(), "assign", None, arguments.jobs, arguments.dask):
             write(batch, assigned, names)
@@ -74,7 +75,7 @@ def assign(arguments: argparse.Namespace) -> None:
         source.findings.log(source.name)
         if not sizes:
             raise CorpusError(f"{source.name} has no document with text in it.")
-    log.info("%d documents, %d of them without a known term (-1)", sizes.total(), sizes[NO_CLUSTER])
+    log.info("%d documents, %d of them without an in-vocabulary term (-1)", sizes.total(), sizes[NO_CLUSTER])
     log.info("Wrote %s", arguments.assignments.resolve())
 
 

@@ -1,4 +1,4 @@
-"""Write where each document belongs: a .parquet, .csv or .jsonl file, the latter two also .gz."""
+"""Write the cluster of each document to a .parquet, .csv or .jsonl file, the latter two also .gz."""
 
 import argparse
 import contextlib
@@ -7,10 +7,11 @@ import gzip
 import io
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any
 
 import pyarrow
 import pyarrow.parquet
@@ -33,7 +34,12 @@ SCHEMA = pyarrow.schema(
 )
 
 
-def add_assignments_option(parser: argparse.ArgumentParser, required: bool = False):
+# The start of a cell, also in a spreadsheet that separates cells by semicolons, that would make it a formula.
+# https://owasp.org/www-community/attacks/CSV_Injection
+FORMULA = re.compile(r"(^|;)(?='*\s*[=+\-@\t\r＝＋－＠])")
+
+
+def add_assignments_option(parser: argparse.ArgumentParser, required: bool = False) -> None:
     parser.add_argument(
         "--assignments",
         type=assignment_path,
@@ -44,11 +50,7 @@ def add_assignments_option(parser: argparse.ArgumentParser, required: bool = Fal
 
 
 def assignment_path(text: str) -> Path:
-    """A path whose name says in which form the assignments are to be written.
-
-    Raises:
-        argparse.ArgumentTypeError: it does not.
-    """
+    """A path whose suffix names a format of assignments. Raises ArgumentTypeError for any other."""
     if not text.casefold().endswith(SUFFIXES):
         raise argparse.ArgumentTypeError(f"the name of {text} does not end in {', '.join(SUFFIXES)}")
     return Path(text)
@@ -56,13 +58,13 @@ def assignment_path(text: str) -> Path:
 
 @contextlib.contextmanager
 def assignment_file(path: Path | None) -> Iterator[Callable[[Batch, Assigned, dict[int, str]], None]]:
-    """Write assignments batch by batch: into a file beside the one that is asked for, which it becomes at the end.
+    """Write assignments batch by batch into a temporary file, which replaces the requested one at the end.
 
     Yields:
-        What writes a batch, with the names that people gave to clusters; without a path it does nothing.
+        A function that writes a batch, given the names that people gave to clusters; without a path it does nothing.
 
     Raises:
-        OSError: the file cannot be written; one that was there before stays as it was.
+        OSError: the file cannot be written; a previous one stays as it was.
     """
     if path is None:
         yield lambda batch, assigned, names: None
@@ -87,8 +89,8 @@ def current_umask() -> int:
 
 
 @contextlib.contextmanager
-def rows_written(file: BinaryIO, name: str) -> Iterator[Callable[[pyarrow.Table], None]]:
-    """Yields what writes rows to a file in the form that its name says."""
+def rows_written(file: IO[bytes], name: str) -> Iterator[Callable[[pyarrow.Table], None]]:
+    """Yields a function that writes rows to a file in the format of its suffix."""
     if name.endswith(".parquet"):
         with pyarrow.parquet.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
             yield writer.write_table
@@ -96,9 +98,9 @@ def rows_written(file: BinaryIO, name: str) -> Iterator[Callable[[pyarrow.Table]
     binary = gzip.GzipFile(fileobj=file, mode="wb", filename="", mtime=0) if name.endswith(".gz") else file
     text = io.TextIOWrapper(binary, encoding="utf-8", newline="")
     if name.removesuffix(".gz").endswith(".csv"):
-        writer = csv.writer(text)
-        writer.writerow(SCHEMA.names)
-        yield lambda table: writer.writerows(zip(*(column.to_pylist() for column in table.columns)))
+        lines = csv.writer(text)
+        lines.writerow(SCHEMA.names)
+        yield lambda table: lines.writerows(zip(*map(csv_cells, table.columns)))
     else:
         yield lambda table: text.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in table.to_pylist())
     text.detach()
@@ -106,8 +108,34 @@ def rows_written(file: BinaryIO, name: str) -> Iterator[Callable[[pyarrow.Table]
         binary.close()
 
 
+def csv_cells(column: pyarrow.ChunkedArray) -> list[Any]:
+    """The cells of a column, texts without formulas."""
+    cells = column.to_pylist()
+    return [cell and without_formula(cell) for cell in cells] if pyarrow.types.is_string(column.type) else cells
+
+
+def without_formula(text: str) -> str:
+    """Put an apostrophe before a formula, so that a spreadsheet shows it as text; docs/corpora.md has the inverse."""
+    return FORMULA.sub(r"\1'", text)
+
+
+def is_assignment_file(path: Path) -> bool:
+    """Whether a file has the columns of an assignment file."""
+    names = list(SCHEMA.names)
+    try:
+        if path.name.casefold().endswith(".parquet"):
+            return pyarrow.parquet.read_schema(path).names == names
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+            line = file.readline(1_000_000)
+        if path.name.casefold().removesuffix(".gz").endswith(".csv"):
+            return line.rstrip("\r\n") == ",".join(names)
+        return list(json.loads(line)) == names
+    except (OSError, EOFError, ValueError, pyarrow.ArrowException):
+        return False
+
+
 def as_table(batch: Batch, assigned: Assigned, names: dict[int, str]) -> pyarrow.Table:
-    """The rows of a batch; null is what a document without a known term, or a cluster without a name, has not."""
+    """The rows of a batch; null for the cluster of a document without an in-vocabulary term, and for missing names."""
     unknown = assigned.clusters == NO_CLUSTER
     alone = assigned.runners_up == NO_CLUSTER
     columns = [

@@ -7,6 +7,7 @@ import operator
 import pickle
 import platform
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import cloudpickle
 from distributed import Client
@@ -28,37 +29,37 @@ log = logging.getLogger("text_clustering")
 
 
 class ClusterError(Failure):
-    """The Dask cluster cannot be used; the message is one line that says why and what to do."""
+    """The Dask cluster cannot be used; the message is one line with the cause and what to do."""
 
 
 class Backend(DaskDistributedBackend):
     def effective_n_jobs(self, n_jobs: int) -> int:
-        return max(super().effective_n_jobs(n_jobs), 2)  # one job joblib would run here, instead of on the cluster
+        return max(super().effective_n_jobs(n_jobs), 2)  # joblib would run a single job here instead of on the cluster
 
-    def apply_async(self, func, callback=None):
-        """As joblib's own, which never tells of a task that Dask gave up, as after the death of several workers."""
+    def apply_async(self, func: Callable[[], Any], callback: Callable[[Any], None]) -> Any:
+        """Submit a task; unlike joblib's own method, report tasks that Dask gave up after several workers died."""
         job = super().apply_async(func, callback)
         job.add_done_callback(lambda job: job.exception() and callback(job.exception()))
         return job
 
 
-def run_on_dask(address: str, assigner: Assigner, method: str, tasks: Callable[..., Iterator]) -> Iterator:
-    """Run tasks on the workers of a Dask cluster, a few at a time; a worker that dies has its tasks done by another.
+def run_on_dask(address: str, assigner: Assigner, method: str, tasks: Callable[..., Iterator[Any]]) -> Iterator[Any]:
+    """Run tasks on the workers of a Dask cluster, a few at a time; other workers repeat the tasks of one that dies.
 
-    The assigner travels to each worker once, with its code.
+    The assigner is sent to each worker once, with its code.
 
     Args:
-        tasks: makes them, given what makes a task of a list of documents.
+        tasks: yields the tasks, given a function that turns a list of documents into one.
 
     Raises:
-        ClusterError: the scheduler is not there or goes away, or a worker does not fit.
+        ClusterError: the scheduler cannot be reached or is lost, or a worker has other libraries.
     """
     cloudpickle.register_pickle_by_value(model)
-    # they log a traceback of what is said here in a line
+    # they would log a traceback for what is one line here
     for name in ("distributed", "distributed.client", "tornado.application"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
-    def assign(documents: bytes):
+    def assign(documents: bytes) -> Any:
         return getattr(assigner, method)(pickle.loads(documents))
 
     try:
@@ -66,14 +67,14 @@ def run_on_dask(address: str, assigner: Assigner, method: str, tasks: Callable[.
             client.wait_for_workers(1, timeout=WORKERS_SECONDS)
             workers = check_versions(client, set())
             log.info("Dask: %d workers of %s", len(workers), address)
-            # A task that unpickles it, rather than scattered data: the scheduler can have it made again elsewhere, where
-            # a worker that dies while it gets scattered data stops everything.
+            # A task that unpickles it, rather than scattered data: the scheduler can repeat a task on another worker,
+            # while a worker that dies with scattered data stops everything.
             there = client.submit(cloudpickle.loads, cloudpickle.dumps(assign), pure=False)
             with parallel_config(Backend(client=client)):
                 parallel = Parallel(return_as="generator", batch_size=1, pre_dispatch="3 * n_jobs")
-            # Pickled, for the scheduler passes bytes on as they are, and would unpickle a list.
+            # Pickled, because the scheduler passes bytes on as they are but unpickles lists.
             for result in parallel(tasks(lambda documents: delayed(operator.call)(there, pickle.dumps(documents)))):
-                if isinstance(result, BaseException):  # what was under way when the scheduler was lost
+                if isinstance(result, BaseException):  # in progress when the scheduler was lost
                     raise CommClosedError(repr(result))
                 workers |= check_versions(client, workers)
                 yield result
@@ -82,7 +83,7 @@ def run_on_dask(address: str, assigner: Assigner, method: str, tasks: Callable[.
 
 
 def check_versions(client: Client, checked: set[str]) -> set[str]:
-    """Check that workers have the libraries that are here: others might answer something else.
+    """Check that workers have the same libraries as this process: others might assign differently.
 
     Args:
         checked: the addresses of workers that were checked before.
@@ -91,9 +92,9 @@ def check_versions(client: Client, checked: set[str]) -> set[str]:
         The addresses of the others.
 
     Raises:
-        ClusterError: one has other libraries, which are named.
+        ClusterError: a worker has another version of a library.
     """
-    workers = client.ncores().keys() - checked
+    workers = set(client.ncores()) - checked
     for name, here in versions_here().items() if workers else ():
         get_version = (
             platform.python_version if name == "python" else functools.partial(importlib.metadata.version, name)
@@ -101,12 +102,12 @@ def check_versions(client: Client, checked: set[str]) -> set[str]:
         for worker, there in client.run(get_version, workers=list(workers), on_error="return").items():
             if isinstance(there, importlib.metadata.PackageNotFoundError):
                 there = "none"
-            elif isinstance(there, Exception):  # it went away
+            elif isinstance(there, Exception):  # it left the cluster
                 workers.discard(worker)
                 continue
             if not same(name, there, here):
                 raise ClusterError(
-                    f"Dask worker {worker} has {name} {there}, and {here} is here: install scripts/requirements.txt there."
+                    f"Dask worker {worker} has {name} {there}, this process {here}: install scripts/requirements.txt there."
                 )
     return workers
 
@@ -116,6 +117,6 @@ def versions_here() -> dict[str, str]:
 
 
 def same(name: str, one: str, other: str) -> bool:
-    if name == "python":  # its third number changes nothing here
+    if name == "python":  # its patch number makes no difference
         return one.split(".")[:2] == other.split(".")[:2]
     return one == other

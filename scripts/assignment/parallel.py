@@ -1,4 +1,4 @@
-"""The pass over all documents: which cluster each belongs to, in batches and in parallel."""
+"""The pass over all documents: assign them to clusters, in batches and in parallel."""
 
 import argparse
 import functools
@@ -23,51 +23,58 @@ from model.assigner import Assigner
 
 PROGRESS_SECONDS = 5
 
+# What a method of the assigner returns for a batch: Assigned, and for assign_and_sum TermSums as well.
+Result = Any
+# Turns a list of documents into a task, and a function that makes such tasks of all batches.
+MakeTask = Callable[[list[str]], Any]
+Tasks = Callable[[MakeTask], Iterator[Any]]
+
 log = logging.getLogger("text_clustering")
 
 
-def add_engine_options(parser: argparse.ArgumentParser):
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--jobs", type=jobs, default=-1, metavar="N", help="processes that assign the documents; -1: one per core"
     )
     parser.add_argument(
-        "--dask", metavar="ADDRESS", help="scheduler of a Dask cluster that does so instead, such as tcp://host:8786"
+        "--dask", metavar="ADDRESS", help="scheduler of a Dask cluster to use instead, such as tcp://host:8786"
     )
 
 
 def assign_all(
     assigner: Assigner, batches: Iterable[Batch], method: str, total: int | None, jobs: int, dask: str | None
-) -> Iterator[tuple[Batch, Any]]:
-    """Assign the documents of batches in parallel, in their order; a few batches are under way at a time.
+) -> Iterator[tuple[Batch, Result]]:
+    """Assign the documents of batches in parallel, in their order; a few batches are in progress at a time.
 
     Args:
         method: of the assigner, "assign" or "assign_and_sum".
-        total: the number of documents, if it is known, for the log.
-        jobs: processes of this machine; -1 is one a core.
-        dask: address of the scheduler of a Dask cluster that does it instead.
+        total: the number of documents if it is known, for the log.
+        jobs: processes of this machine; -1 is one per core.
+        dask: address of the scheduler of a Dask cluster to use instead.
 
     Returns:
-        Each batch with what the method makes of its documents.
+        Each batch with the method's result for its documents.
 
     Raises:
         Failure: the Dask cluster cannot be used, or was lost.
-        Whatever the batches raise.
+        Exception: any error raised by the batches.
     """
-    waiting, failures = deque(), []
-    # joblib's words on a pass that is broken off: why it was is told elsewhere
+    waiting: deque[Batch] = deque()
+    failures: list[Exception] = []
+    # joblib warns about a pass that is broken off; its reason is reported as an error
     warnings.filterwarnings("ignore", "(?s).*You could benefit from adjusting the input task")
 
-    def tasks(task):
+    def tasks(make_task: MakeTask) -> Iterator[Any]:
         try:
             for batch in batches:
                 waiting.append(batch)
-                yield task(batch.documents)
-        except Exception as error:  # joblib asks for tasks in a thread of its own, where an error would be lost
+                yield make_task(batch.documents)
+        except Exception as error:  # joblib takes the tasks in a thread of its own, where an error would be lost
             failures.append(error)
 
     if dask:
         try:
-            from assignment.dask_cluster import run_on_dask  # here, for only this needs the library
+            from assignment.dask_cluster import run_on_dask  # here, because nothing else needs the library
         except ModuleNotFoundError as error:
             raise Failure(f"--dask needs scripts/requirements-dask.txt to be installed ({error}).") from error
         results = run_on_dask(dask, assigner, method, tasks)
@@ -78,14 +85,14 @@ def assign_all(
         raise failures[0]
 
 
-def run_here(jobs: int, assigner: Assigner, method: str, tasks: Callable[..., Iterator]) -> Iterator:
+def run_here(jobs: int, assigner: Assigner, method: str, tasks: Tasks) -> Iterator[Result]:
     """Run tasks in processes of this machine."""
-    # One job runs in this process, where threads would only wait for each other; the workers have one anyway.
+    # A single job runs in this process, where threads would only wait for each other; workers have one thread anyway.
     with tempfile.TemporaryDirectory(prefix="text_clustering-") as folder, threadpool_limits(1):
         model = Path(folder, "assigner.joblib")
         joblib.dump(assigner, model)
         parallel = Parallel(jobs, return_as="generator", batch_size=1, pre_dispatch="2 * n_jobs")
-        # The workers inherit it: Ctrl-C in a terminal is sent to them, too, who would answer with a traceback each.
+        # Workers inherit it: a terminal sends Ctrl-C to them as well, and each would print a traceback.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             started = parallel([delayed(int)()])
@@ -95,24 +102,24 @@ def run_here(jobs: int, assigner: Assigner, method: str, tasks: Callable[..., It
         yield from parallel(tasks(lambda documents: delayed(assign_batch)(model, method, documents)))
 
 
-def assign_batch(model: Path, method: str, documents: list[str]):
+def assign_batch(model: Path, method: str, documents: list[str]) -> Result:
     return getattr(load_assigner(model), method)(documents)
 
 
 @functools.lru_cache(maxsize=1)
 def load_assigner(model: Path) -> Assigner:
-    """Once in each process: to send the model along with every batch would take longer than to assign it."""
+    """Load the assigner once per process: sending it with every batch would take longer than assigning the batch."""
     return joblib.load(model)
 
 
-def with_progress(results: Iterable[tuple[Batch, Any]], total: int | None) -> Iterator[tuple[Batch, object]]:
-    """Pass results on, and log now and then how far they are, how fast, and how long the rest will take."""
+def with_progress(results: Iterable[tuple[Batch, Result]], total: int | None) -> Iterator[tuple[Batch, Result]]:
+    """Pass results on, and log their number, their rate and the time left every few seconds."""
     done = first = 0
-    started = None
+    started = reported = 0.0
     for batch, assigned in results:
         yield batch, assigned
         done += len(batch.documents)
-        if started is None:  # only now are the workers up
+        if not first:  # only now are the workers up
             started = reported = time.monotonic()
             first = done
         elif time.monotonic() - reported > PROGRESS_SECONDS:
@@ -122,11 +129,11 @@ def with_progress(results: Iterable[tuple[Batch, Any]], total: int | None) -> It
         log_progress(done, None, (done - first) / (time.monotonic() - started))
 
 
-def log_progress(done: int, total: int | None, rate: float):
+def log_progress(done: int, total: int | None, rate: float) -> None:
     if total:
         log.info(
-            "%s of %s documents assigned, %s a second, %d s left",
+            "%s of %s documents assigned, %s/s, %d s left",
             *(f"{done:,}", f"{total:,}", f"{rate:,.0f}", max(total - done, 0) / rate),
         )
     else:
-        log.info("%s documents assigned, %s a second", f"{done:,}", f"{rate:,.0f}")
+        log.info("%s documents assigned, %s/s", f"{done:,}", f"{rate:,.0f}")

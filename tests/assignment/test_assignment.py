@@ -20,7 +20,7 @@ from scipy.sparse import csr_matrix
 from sklearn.preprocessing import normalize
 
 from assign_documents import load_assigner
-from assignment.assignment_file import assignment_file
+from assignment.assignment_file import assignment_file, without_formula
 from corpus.documents import Batch
 from model.artefacts import ArtefactError
 from model.assigner import Assigned, Assigner
@@ -126,7 +126,7 @@ def test_batch_prediction_answers_what_the_service_answers(model, tmp_path):
     ]
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     run = assign("--dataset", tmp_path / "texts.jsonl", *paths(model), "--assignments", tmp_path / "out.jsonl")
-    assert run.returncode == 0 and "5 documents, 2 of them without a known term (-1)" in run.stderr, run.stderr
+    assert run.returncode == 0 and "5 documents, 2 of them without an in-vocabulary term (-1)" in run.stderr, run.stderr
     rows = list(map(json.loads, (tmp_path / "out.jsonl").open()))
     service = start("transformer.py", *paths(model))
     try:
@@ -162,6 +162,41 @@ def current_umask():
     umask = os.umask(0)
     os.umask(umask)
     return umask
+
+
+FORMULAS = [
+    '=HYPERLINK("http://example.org")',
+    "+1",
+    "-2+3",
+    "@SUM(A1)",
+    " =1",
+    "'=1",
+    "''+1",
+    "＝1",
+    "a;=1",
+    "a;'=1;b",
+    "\t=1",
+]
+HARMLESS = ["a=b", "'quoted'", "3 - 2", "mail@example.org", "", "a; b"]
+
+
+@pytest.mark.parametrize("text", [*FORMULAS, *HARMLESS])
+def test_csv_has_no_formulas_and_the_documented_inverse_restores_the_text(text):
+    cell = without_formula(text)
+    assert (cell != text) == (text in FORMULAS)
+    for part in cell.split(";"):
+        assert not part.lstrip().startswith(tuple("=+-@＝＋－＠")) and not part.startswith("\t")
+    assert re.sub(r"(^|;)'(?='*\s*[=+\-@\t\r＝＋－＠])", r"\1", cell) == text
+
+
+def test_titles_that_are_formulas_are_text_in_csv_and_unchanged_elsewhere(model, tmp_path):
+    (tmp_path / "in.csv").write_text("text,title\nhockey game,\"=cmd|' /C calc'!A0\"\n")
+    for name, title in [("out.csv", "'=cmd|' /C calc'!A0"), ("out.jsonl", "=cmd|' /C calc'!A0")]:
+        run = assign("--dataset", tmp_path / "in.csv", *paths(model), "--assignments", tmp_path / name)
+        assert run.returncode == 0, run.stderr
+        lines = (tmp_path / name).read_text().splitlines()
+        row = next(csv.DictReader(lines)) if name == "out.csv" else json.loads(lines[0])
+        assert row["title"] == title
 
 
 def test_a_name_that_says_no_form_is_refused_before_anything_is_read():

@@ -143,7 +143,9 @@ def test_a_worker_with_other_versions_is_refused_by_its_name_also_when_it_joins_
         process.send_signal(signal.SIGCONT)
         errors = process.stderr.read()
         assert process.wait() == 1
-    refused = r"Dask worker tcp://\S+ has scikit-learn 0.9.1, and \S+ is here: install scripts/requirements.txt there.$"
+    refused = (
+        r"Dask worker tcp://\S+ has scikit-learn 0.9.1, this process \S+: install scripts/requirements.txt there.$"
+    )
     assert re.search(refused, errors) and len(errors.splitlines()) == 1, errors
     assert not [path for path in tmp_path.iterdir() if "rows" in path.name]
 
@@ -153,5 +155,5 @@ def test_a_worker_with_another_python_is_refused_by_its_name(cluster, monkeypatc
         assert len(dask_cluster.check_versions(client, set())) == 2
         versions = dask_cluster.versions_here()
         monkeypatch.setattr(dask_cluster, "versions_here", lambda: versions | {"python": "3.9.1"})
-        with pytest.raises(ClusterError, match=r"Dask worker tcp://\S+ has python \S+, and 3.9.1 is here"):
+        with pytest.raises(ClusterError, match=r"Dask worker tcp://\S+ has python \S+, this process 3.9.1"):
             dask_cluster.check_versions(client, set())

@@ -191,7 +191,7 @@ def assign(table: Path, model: Path, *engine):
     command = ["assign_documents.py", "--dataset", table, "--assignments", model / "assigned.parquet"]
     command += ["--model-path", model / "model.joblib", "--transformer-path", model / "transformer.joblib"]
     seconds, cpu, peak, log = run([*command, *engine])
-    rate = re.findall(r"([\d,]+) documents assigned, ([\d,]+) a second", log)[-1]
+    rate = re.findall(r"([\d,]+) documents assigned, ([\d,]+)/s", log)[-1]
     print(
         f"{' '.join(map(str, engine))}: {rate[0]} documents in {seconds:.1f} s, {rate[1]} a second; "
         f"without the cluster {cpu:.0f} s of CPU, peak {peak / MIB:,.0f} MiB",
