@@ -19,8 +19,9 @@ if __name__ == "__main__":
 
 import coloredlogs
 
-from assignment.assignment_file import add_assignments_option, assignment_file
+from assignment.assignment_file import add_assignments_option, assignment_file, assignment_output
 from assignment.parallel import add_engine_options, assign_all
+from corpus.protection import add_overwrite_option, check_outputs
 from corpus.source import CorpusError, add_dataset_options, source_of
 from failure import report_errors
 from model import artefacts
@@ -42,6 +43,7 @@ def parse_arguments() -> argparse.Namespace:
         help="the pipeline, in the same folder as clusters.json",
     )
     add_assignments_option(parser, required=True)
+    add_overwrite_option(parser)
     add_engine_options(parser)
     add_log_level_option(parser)
     return parser.parse_args()
@@ -65,6 +67,7 @@ def load_assigner(model_path: Path, transformer_path: Path) -> tuple[Assigner, d
 
 
 def assign(arguments: argparse.Namespace) -> None:
+    check_outputs(arguments.dataset, assignment_output(arguments.assignments), arguments.overwrite)
     assigner, names = load_assigner(arguments.model_path, arguments.transformer_path)
     source = source_of(arguments)
     sizes: Counter[int] = Counter()

@@ -17,6 +17,7 @@ import pyarrow
 import pyarrow.parquet
 
 from corpus.documents import Batch
+from corpus.protection import Output
 from model.assigner import Assigned
 from model.clusters import NO_CLUSTER
 
@@ -54,6 +55,11 @@ def assignment_path(text: str) -> Path:
     if not text.casefold().endswith(SUFFIXES):
         raise argparse.ArgumentTypeError(f"the name of {text} does not end in {', '.join(SUFFIXES)}")
     return Path(text)
+
+
+def assignment_output(path: Path | None) -> list[Output]:
+    """The assignment file among the outputs of a program; none without a path."""
+    return [Output(path, "--assignments", is_assignment_file)] if path else []
 
 
 @contextlib.contextmanager

@@ -218,7 +218,8 @@ def test_files_of_two_trainings_are_refused_as_the_service_refuses_them(model, t
 def test_a_damaged_table_leaves_the_previous_assignments_as_they_were(model, tmp_path):
     (tmp_path / "bad.csv").write_text("text\n" + "topic1worda\n" * 5_000 + "one, too many\n")
     (tmp_path / "out.csv").write_text("before")
-    run = assign("--dataset", tmp_path / "bad.csv", *paths(model), "--assignments", tmp_path / "out.csv", "--jobs", "1")
+    options = ("--assignments", tmp_path / "out.csv", "--overwrite", "--jobs", "1")
+    run = assign("--dataset", tmp_path / "bad.csv", *paths(model), *options)
     assert run.returncode == 2 and "line 5002" in run.stderr and "Traceback" not in run.stderr
     assert {path.name: path.read_text() for path in tmp_path.glob("*out*")} == {"out.csv": "before"}
 

@@ -1,0 +1,119 @@
+"""scripts/corpus/protection.py: no output replaces or joins the dataset, or replaces another file without --overwrite."""
+
+import contextlib
+import os
+import subprocess
+import sys
+
+import pytest
+
+from assignment.assignment_file import assignment_file, assignment_output
+from corpus.protection import check_outputs
+from failure import BadInput
+from support.services import ROOT
+
+TEXT = "text,label\nThe goalie stopped the puck,hockey\n"
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """The current folder: in.csv, in.CSV's links, and a folder data/ with a table, all of them datasets."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data/deep").mkdir(parents=True)
+    for name in ("in.csv", "data/part-1.csv", "data/deep/part-2.csv"):
+        (tmp_path / name).write_text(TEXT)
+    (tmp_path / "soft.csv").symlink_to("in.csv")
+    (tmp_path / "dangling.csv").symlink_to("data/new.csv")
+    os.link(tmp_path / "in.csv", tmp_path / "hard.csv")
+    (tmp_path / "link").symlink_to("data")
+    return tmp_path
+
+
+CLASHES = [
+    ("in.csv", "in.csv"),
+    ("in.csv", "./data/../in.csv"),
+    ("in.csv", "soft.csv"),
+    ("soft.csv", "in.csv"),
+    ("in.csv", "hard.csv"),
+    ("data", "data/part-1.csv"),
+    ("data", "data/new.csv"),
+    ("data", "link/new.csv"),
+    ("link", "data/deep/new.csv"),
+    ("data", "dangling.csv"),
+    (".", "out.csv"),
+    ("data/*.csv", "data/part-1.csv"),
+    ("data/*.csv", "link/part-1.csv"),
+    ("data/*.csv", "data/new.csv"),
+    ("link/*.csv", "data/new.csv"),
+    ("data/**/*.csv", "data/deep/new.csv"),
+    ("data/**/*.csv", "data/new.csv"),
+    ("data/part-?.csv", "data/part-3.csv"),
+]
+
+
+@pytest.mark.parametrize(("dataset", "output"), CLASHES)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_output_that_is_or_would_be_part_of_the_dataset_is_refused(place, dataset, output, overwrite):
+    with pytest.raises(BadInput, match=r"--assignments: .* --dataset .*choose another path"):
+        check_outputs([dataset], assignment_output(place / output), overwrite)
+    assert (place / "in.csv").read_text() == TEXT
+
+
+@pytest.mark.parametrize(
+    ("dataset", "output"),
+    [
+        ("in.csv", "out.csv"),
+        ("data", "out.csv"),
+        ("data", "data/.hidden/out.csv"),
+        ("data/*.csv", "out.csv"),
+        ("data/*.csv", "data/deep/out.csv"),
+        ("data/*.csv", "data/out.jsonl"),
+        ("s3://data/in.csv", "out.csv"),
+        ("20newsgroups", "20newsgroups.csv"),
+    ],
+)
+def test_an_output_elsewhere_is_accepted(place, dataset, output):
+    check_outputs([dataset], assignment_output(place / output), False)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".parquet"])
+def test_an_earlier_assignment_file_is_replaced_and_another_file_only_with_overwrite(place, suffix):
+    path = place / f"out{suffix}"
+    path.write_bytes(b"")
+    check_outputs(["in.csv"], assignment_output(path), False)
+    with contextlib.suppress(OSError), assignment_file(path):
+        pass
+    path.write_bytes(b"text,label\nprecious,a\n")
+    with pytest.raises(BadInput, match="was not written by this project.*--overwrite"):
+        check_outputs(["in.csv"], assignment_output(path), False)
+    check_outputs(["in.csv"], assignment_output(path), True)
+
+
+@pytest.mark.parametrize("output", ["data", "in.csv/out.csv", "/proc/out.csv"])
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_read(place, output):
+    with pytest.raises(BadInput, match=r"is a folder|cannot be written"):
+        check_outputs(["in.csv"], assignment_output(place / output), False)
+
+
+def run(program, *options):
+    command = [sys.executable, ROOT / "scripts" / program, *options]
+    return subprocess.run([str(word) for word in command], capture_output=True, text=True)
+
+
+def test_both_programs_refuse_before_they_read(place):
+    """The table has no text column, which the programs would report if they read it."""
+    for path in ("in.csv", "data/part-1.csv"):
+        (place / path).write_text("precious\n")
+    (place / "used").mkdir()
+    (place / "used/model.joblib").write_text("of somebody else")
+    for program, *options in (
+        ("text_clustering.py", "--dataset", "in.csv", "--assignments", "soft.csv"),
+        ("text_clustering.py", "--dataset", "data", "--output-dir", "data/model"),
+        ("text_clustering.py", "--dataset", "in.csv", "--output-dir", "in.csv"),
+        ("text_clustering.py", "--dataset", "in.csv", "--output-dir", "used"),
+        ("assign_documents.py", "--dataset", "in.csv", "--assignments", "in.csv", "--overwrite"),
+    ):
+        done = run(program, *options)
+        lines = [line for line in done.stderr.splitlines() if " ERROR " in line]
+        assert done.returncode == 2 and len(lines) == 1 and options[2] in lines[0] and "column" not in lines[0], lines
+    assert (place / "in.csv").read_text() == "precious\n"
