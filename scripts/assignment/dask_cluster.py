@@ -38,8 +38,8 @@ class Backend(DaskDistributedBackend):
 
     def apply_async(self, func: Callable[[], Any], callback: Callable[[Any], None]) -> Any:
         """Submit a task; unlike joblib's own method, report tasks that Dask gave up after several workers died."""
-        job: Any = super().apply_async(func, callback)  # type: ignore[func-returns-value]
-        job.add_done_callback(lambda job: job.exception() and callback(job.exception()))
+        job: Any = super().apply_async(func, callback)
+        job.add_done_callback(lambda job: callback(job.exception()) if job.exception() else None)
         return job
 
 

@@ -84,7 +84,7 @@ def test_an_earlier_assignment_file_is_replaced_and_another_file_only_with_overw
     with contextlib.suppress(OSError), assignment_file(path):
         pass
     path.write_bytes(b"text,label\nprecious,a\n")
-    with pytest.raises(BadInput, match="was not written by this project.*--overwrite"):
+    with pytest.raises(BadInput, match=r"was not written by this project.*--overwrite"):
         check_outputs(["in.csv"], assignment_output(path), False)
     check_outputs(["in.csv"], assignment_output(path), True)
 
