@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 pytest_plugins = [
+    "support.shared_files",
     "support.services",
     "support.stores",
     "support.deployment",
@@ -44,5 +45,5 @@ def group_of(item) -> str | None:
             return fixture
     definitions = item._fixtureinfo.name2fixturedefs
     if any(definitions[name][-1].scope == "module" for name in item.fixturenames if name in definitions):
-        return item.path.name
+        return item.path.stem
     return None

@@ -25,7 +25,8 @@ from corpus.documents import Batch
 from model.artefacts import ArtefactError
 from model.assigner import Assigned, Assigner
 from model.clusters import NO_CLUSTER
-from support.services import ROOT, run_training, start, stop, wait_until_ready
+from support.programs import ROOT, run_program
+from support.services import run_training, start, stop, wait_until_ready
 from training.cluster_statistics import ClusterStatistics
 
 TOPICS = 4
@@ -80,8 +81,7 @@ def paths(folder):
 
 
 def assign(*options, **popen):
-    command = [sys.executable, ROOT / "scripts/assign_documents.py", *options]
-    return subprocess.run([str(word) for word in command], capture_output=True, text=True, **popen)
+    return run_program("scripts/assign_documents.py", *options, **popen)
 
 
 def test_fitted_on_a_sample_the_summary_is_about_all_documents(model):

@@ -15,7 +15,8 @@ from assignment import dask_cluster
 from assignment.dask_cluster import ClusterError
 from support.dask_processes import Cluster
 from support.free_port import free_port
-from support.services import ROOT, run_training
+from support.programs import ROOT
+from support.services import run_training
 
 DOCUMENTS = 40_000  # ten batches
 

@@ -10,7 +10,7 @@ import pytest
 from assignment.assignment_file import assignment_file, assignment_output
 from corpus.protection import check_outputs
 from failure import BadInput
-from support.services import ROOT
+from support.programs import ROOT
 
 TEXT = "text,label\nThe goalie stopped the puck,hockey\n"
 

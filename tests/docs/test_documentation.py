@@ -17,7 +17,7 @@ from sklearn.datasets import get_data_home
 
 from support.checkout import copy_programs
 from support.free_port import two_free_ports
-from support.services import ROOT
+from support.programs import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TOP_FOLDERS = sorted(path.name for path in ROOT.iterdir() if path.is_dir() and path.name != ".git")

@@ -9,15 +9,14 @@ import re
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import boto3
 import botocore.config
 import kubernetes
 
 from support.free_port import free_port
+from support.programs import ROOT, Program
 
-ROOT = Path(__file__).resolve().parents[2]
 INITIALIZER = "import sys; from kserve_storage import Storage; Storage.download(*sys.argv[1:])"
 BESIDE = "transformer-container"
 
@@ -195,11 +194,8 @@ class StubKubelet:
         """Start a model server and wait until it is ready. Returns its port."""
         port = free_port()
         log = (self.work / f"{pod.name}-{len(pod.processes)}.log").open("w+")
-        process = subprocess.Popen(
-            [sys.executable, *map(str, command), "--http_port", str(port), "--enable_grpc", "false"],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
+        options = (*command, "--http_port", port, "--enable_grpc", "false")
+        process = Program(*options, stdout=log.fileno(), stderr=log.fileno())
         pod.processes.append(process)
         deadline = time.monotonic() + 120
         while not answers(port):

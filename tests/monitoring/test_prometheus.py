@@ -13,8 +13,8 @@ import yaml
 from model.clusters import described_clusters
 from serving.metrics import Metrics
 from support.free_port import free_port
+from support.programs import ROOT
 from support.prometheus import PRODUCT, configure, pod, query, run_prometheus, wait_for
-from support.services import ROOT
 
 pytestmark = pytest.mark.system("prometheus")
 

@@ -18,7 +18,8 @@ from sklearn.cluster import KMeans
 from corpus import source as corpora
 from model import artefacts as contract
 from model import projection
-from support.services import NAME, ROOT, log_of, start, start_transformer, stop, wait_until_ready
+from support.programs import ROOT
+from support.services import NAME, log_of, start, start_transformer, stop, wait_until_ready
 from support.serving_client import TEXT, UNKNOWN, curl, infer_over_grpc
 
 

@@ -4,7 +4,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from support.services import ROOT
+from support.programs import ROOT
 
 DEMO_REQUIREMENTS = ("scripts/requirements-image.txt", "scripts/requirements.txt")
 

@@ -5,7 +5,6 @@ minute; copies of it share its files and keep only what they change (overlayfs).
 """
 
 import contextlib
-import fcntl
 import os
 import shutil
 import signal
@@ -28,17 +27,6 @@ def needed():
         return "root is needed for a Debian with an init of its own"
     missing = [p for p in ("mmdebstrap", "systemd-nspawn", "nsenter") if not shutil.which(p)]
     return f"{', '.join(missing)} is not installed" if missing else None
-
-
-@contextlib.contextmanager
-def made_once(folder):
-    """Yields True to the one process that has to fill the folder; the others wait for it."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    done = folder.with_name(folder.name + ".done")
-    with open(folder.with_name(folder.name + ".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield not done.exists()
-        done.touch()
 
 
 def bootstrap(folder):

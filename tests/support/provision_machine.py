@@ -18,9 +18,10 @@ import pytest
 
 from doubles.internet import Gateway, Internet, NodePort
 from support import debian_root
-from support.debian_root import DebianRoot, made_once
+from support.debian_root import DebianRoot
 from support.free_port import free_port
 from support.provision_rehearsal import PACKAGES, PASSWORD, calls_in, lay_out, state_of, write_wheel
+from support.shared_files import made_once
 from support.upstream_files import PROVISION, STAND_INS, TESTS
 
 INTERCEPTORS = TESTS / "doubles/interceptors"

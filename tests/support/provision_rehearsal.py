@@ -14,19 +14,12 @@ import yaml
 
 from doubles.internet import Internet
 from support import upstream_files
-from support.debian_root import made_once
+from support.shared_files import made_once
 from support.upstream_files import PROVISION, STAND_INS
 
 PASSWORD = "correct-horse-battery"
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 PACKAGES = Path(yaml.__file__).parents[1]
-
-
-@pytest.fixture(scope="session")
-def shared_folder(tmp_path_factory, worker_id):
-    """A folder that all processes of a test run share."""
-    base = tmp_path_factory.getbasetemp()
-    return base if worker_id == "master" else base.parent
 
 
 @pytest.fixture(scope="session")

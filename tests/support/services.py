@@ -14,25 +14,27 @@ from types import SimpleNamespace
 import pytest
 
 from support.free_port import free_port
+from support.programs import Program, run_program
+from support.shared_files import made_once
 
-ROOT = Path(__file__).resolve().parents[2]
 NAME = "textclustering"
 START_TIMEOUT = 120
 
 sys.argv = sys.argv[:1]  # KServe parses the command line when it is imported
 
 
-def run_training(*options, cwd=ROOT, **popen) -> subprocess.CompletedProcess:
-    command = [sys.executable, ROOT / "scripts/text_clustering.py", *options]
-    return subprocess.run([str(word) for word in command], cwd=cwd, capture_output=True, text=True, **popen)
+def run_training(*options, **popen) -> subprocess.CompletedProcess:
+    return run_program("scripts/text_clustering.py", *options, **popen)
 
 
 @pytest.fixture(scope="session")
-def artefacts(tmp_path_factory) -> Path:
+def artefacts(shared_folder) -> Path:
     """The folder of a training run on the documentation inside botocore."""
-    folder = tmp_path_factory.mktemp("artefacts")
-    run = run_training("--dataset", "aws-docs", "--lsa", "50", "--output-dir", folder)
-    assert run.returncode == 0, run.stderr
+    folder = shared_folder / "artefacts"
+    with made_once(folder) as first:
+        if first:
+            run = run_training("--dataset", "aws-docs", "--lsa", "50", "--output-dir", folder)
+            assert run.returncode == 0, run.stderr
     return folder
 
 
@@ -64,10 +66,9 @@ class Service(SimpleNamespace):
 def start(script: str, *options, http_port=None, grpc_port=None) -> Service:
     """Start a model server; it is not ready yet."""
     http_port, grpc_port = http_port or free_port(), grpc_port or free_port()
-    command = [sys.executable, ROOT / script, "--model_name", NAME]
-    command += ["--http_port", http_port, "--grpc_port", grpc_port, *options]
+    options = ("--model_name", NAME, "--http_port", http_port, "--grpc_port", grpc_port, *options)
     log = os.memfd_create("log")
-    process = subprocess.Popen([str(word) for word in command], stdout=log, stderr=log)
+    process = Program(script, *options, stdout=log, stderr=log)
     return Service(
         process=process, log=log, http_port=http_port, grpc_port=grpc_port, url=f"http://localhost:{http_port}"
     )

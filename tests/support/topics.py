@@ -1,14 +1,12 @@
 """Small corpora on five plain topics, and the programs that train on them."""
 
 import json
-import subprocess
-import sys
 
 import joblib
 import numpy as np
 from sklearn.cluster import KMeans, MiniBatchKMeans
 
-from support.services import ROOT
+from support.programs import run_program
 
 TOPICS = {
     "hockey": "goalie puck rink playoff skates referee overtime team coach penalty",
@@ -40,5 +38,4 @@ def answers(folder, *topics) -> dict:
 
 
 def name_clusters(*options):
-    command = [sys.executable, ROOT / "scripts/name_clusters.py", *options]
-    return subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    return run_program("scripts/name_clusters.py", *options)

@@ -9,7 +9,8 @@ import pytest
 from sklearn.cluster import KMeans
 from sklearn.preprocessing import normalize
 
-from support.services import ROOT, log_of, run_training, start, start_transformer, stop, wait_until_ready
+from support.programs import ROOT
+from support.services import log_of, run_training, start, start_transformer, stop, wait_until_ready
 from support.topics import KEPT, QUESTIONS, TOPICS, answers, corpus_of, name_clusters
 from training.cluster_changes import cluster_changes
 from training.earlier_model import EarlierModel

@@ -20,7 +20,8 @@ from sklearn.preprocessing import Normalizer
 from corpus import source as corpora
 from corpus.builtin import parse_post
 from model import artefacts as contract
-from support.services import ROOT, run_training
+from support.programs import ROOT
+from support.services import run_training
 
 FILES = ["clusters.json", "model.joblib", "transformer.joblib"]
 
@@ -242,8 +243,18 @@ def train_with_file_size_limit(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, 2_000))
 
     corpus = tmp_path / "corpus.jsonl"
-    options = ("--dataset", corpus, "--clusters", "3", "--lsa", "5", "--seed", "1", "--output-dir", tmp_path / "out")
-    return run_training(*options, preexec_fn=limit_file_size)
+    command = [
+        sys.executable,
+        ROOT / "scripts/text_clustering.py",
+        "--dataset",
+        corpus,
+        "--clusters",
+        "3",
+        "--lsa",
+        "5",
+    ]
+    command += ["--seed", "1", "--output-dir", tmp_path / "out"]
+    return subprocess.run(command, preexec_fn=limit_file_size, capture_output=True, text=True)
 
 
 def test_a_failed_replacement_restores_the_previous_files(tmp_path, monkeypatch):

@@ -1,0 +1,129 @@
+"""The project's programs as processes, without the seconds that each of them spends on loading the same libraries.
+
+A server process (multiprocessing's forkserver) has loaded the libraries; a program is a fork of it that runs what
+`python PROGRAM ...` runs, with its own arguments, environment and output. A test of what happens while a program loads
+its libraries has to start it with subprocess.
+"""
+
+import atexit
+import multiprocessing
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+# Not KServe itself, which parses the command line when it is imported, and nothing of the project.
+LIBRARIES = [
+    "numpy",
+    "scipy.sparse",
+    "scipy.stats",
+    "sklearn.cluster",
+    "sklearn.decomposition",
+    "sklearn.feature_extraction.text",
+    "sklearn.metrics",
+    "sklearn.pipeline",
+    "sklearn.preprocessing",
+    "joblib",
+    "threadpoolctl",
+    "coloredlogs",
+    "boto3",
+    "ijson",
+    "pyarrow.parquet",
+    "pandas",
+    "fastapi",
+    "uvicorn.protocols.http.httptools_impl",
+    "uvloop",
+    "grpc",
+    "grpc_reflection",
+    "google.protobuf.struct_pb2",
+    "httpx",
+    "aiohttp.web",
+    "orjson",
+    "cloudevents.http",
+    "kubernetes",
+    "prometheus_client",
+    "pydantic",
+    "timing_asgi",
+    "starlette.middleware.cors",
+    "yaml",
+]
+
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(LIBRARIES)
+
+
+class Program:
+    """A running program, with what the tests use of subprocess.Popen.
+
+    stdout, stderr: file descriptors. Ended with the tests at the latest.
+    """
+
+    def __init__(self, script, *arguments, stdout: int, stderr: int, cwd=ROOT, env=None):
+        self.args = [str(ROOT / script), *map(str, arguments)]
+        outputs = [f"/proc/{os.getpid()}/fd/{descriptor}" for descriptor in (stdout, stderr)]
+        environment = dict(os.environ if env is None else env)
+        self.process = context.Process(
+            target=run_as_main, args=(self.args, str(cwd), environment, outputs), daemon=True
+        )
+        self.process.start()
+        self.pid = self.process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self.process.exitcode
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def wait(self, timeout=None) -> int:
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            raise subprocess.TimeoutExpired(self.args, timeout)
+        return self.process.exitcode
+
+    def send_signal(self, number: int):
+        if self.process.exitcode is None:
+            os.kill(self.pid, number)
+
+    def terminate(self):
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
+
+
+def run_as_main(command: list[str], cwd: str, environment: dict[str, str], outputs: list[str]):
+    """In the new process: run a script as Python runs it."""
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    for descriptor, path in zip((1, 2), outputs):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), descriptor)
+    own = [str(Path(command[0]).parent), *filter(None, environment.get("PYTHONPATH", "").split(":"))]
+    sys.path[:] = own + [path for path in sys.path if path.startswith((sys.prefix, sys.base_prefix))]
+    sys.argv = command
+    # It may have children, and chooses itself how they start.
+    multiprocessing.current_process()._config.pop("daemon")
+    multiprocessing.set_start_method(None, force=True)
+    try:
+        runpy.run_path(command[0], run_name="__main__")
+    finally:
+        threading._shutdown()
+        atexit._run_exitfuncs()
+
+
+def run_program(script, *arguments, cwd=ROOT, env=None) -> subprocess.CompletedProcess:
+    """As subprocess.run with capture_output."""
+    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+        program = Program(script, *arguments, stdout=stdout.fileno(), stderr=stderr.fileno(), cwd=cwd, env=env)
+        program.wait()
+        texts = []
+        for file in (stdout, stderr):
+            file.seek(0)
+            texts.append(file.read().decode())
+    return subprocess.CompletedProcess(program.args, program.returncode, *texts)
