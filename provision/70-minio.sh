@@ -119,6 +119,33 @@ spec:
   - {name: http-console, port: 9090, targetPort: 9090, nodePort: 30200}
 MANIFEST
 
+# Only pods of services (their storage initializers), Prometheus and MinIO's operator reach MinIO, and, through HAProxy,
+# this machine. kindnet, Kind's network plugin, checks policies before the source address is translated, so HAProxy's
+# requests come from this machine's address in the Kind network.
+host=$(kind_gateway)
+[[ $MODE != dry-run ]] || echo "# the address of this machine is read from \"docker network inspect kind\"; for example, $host:"
+apply <<MANIFEST
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata:
+  name: minio
+  namespace: tenant-tiny
+spec:
+  podSelector: {}
+  policyTypes: [Ingress]
+  ingress:
+  - ports: [{port: 9000}]
+    from:
+    - namespaceSelector: {}
+      podSelector: {matchExpressions: [{key: serving.kserve.io/inferenceservice, operator: Exists}]}
+    - namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}
+      podSelector: {matchLabels: {app: prometheus}}
+    - namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: minio-operator}}
+  - ports: [{port: 9000}, {port: 9090}]
+    from:
+    - ipBlock: {cidr: $host/32}
+MANIFEST
+
 # MinIO reads its root credentials only when it starts.
 if [[ $MODE == run && -n $before && $before != "$(secret_version)" ]]; then
   announce "the root credentials changed: restarting MinIO"

@@ -5,15 +5,19 @@
 
 For each version, prints the firing alerts, the clusters whose share changed most and the similarity over the last hour,
 as recorded in Prometheus by the rules of provision/prometheus/drift.yml. The output contains no text of a user.
+PROMETHEUS_USER and PROMETHEUS_PASSWORD in the environment are the login of a Prometheus that requires one.
 
 Exit status: 0 printed, 1 Prometheus does not respond or has no data of a service, 2 invalid arguments.
 """
 
 import argparse
+import base64
 import json
 import logging
 import math
+import os
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections import defaultdict
@@ -52,16 +56,27 @@ class Cluster(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], formatter_class=HelpFormatter)
-    parser.add_argument("--prometheus", default="http://localhost:30400", metavar="URL", help="URL of Prometheus")
+    parser.add_argument(
+        "--prometheus", type=prometheus_url, default="http://localhost:30400", metavar="URL", help="URL of Prometheus"
+    )
     parser.add_argument(
         "--clusters", type=positive_int, default=10, metavar="N", help="print the N clusters that changed most"
     )
     arguments = parser.parse_args()
     logging.basicConfig(format="%(name)s: %(message)s")
-    if not arguments.prometheus.startswith(("http://", "https://")):
-        parser.error(f"--prometheus is {arguments.prometheus}: expected a URL such as http://localhost:30400")
     with report_errors(log, "nothing was changed"):
         print_drift(Prometheus(arguments.prometheus), arguments.clusters)
+
+
+def prometheus_url(text: str) -> str:
+    """A URL without a login. Raises ArgumentTypeError for anything else; the message never contains a password."""
+    if "@" in text:
+        raise argparse.ArgumentTypeError(
+            "a password in a URL is visible to others: set PROMETHEUS_USER and PROMETHEUS_PASSWORD in the environment"
+        )
+    if not text.startswith(("http://", "https://")):
+        raise argparse.ArgumentTypeError(f"{text} is not a URL such as http://localhost:30400")
+    return text
 
 
 def print_drift(prometheus: "Prometheus", cluster_limit: int) -> None:
@@ -186,6 +201,8 @@ class Prometheus:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        user, password = os.environ.get("PROMETHEUS_USER"), os.environ.get("PROMETHEUS_PASSWORD", "")
+        self.login = f"{user}:{password}" if user else None
 
     def get(self, path: str, **parameters: str | float) -> dict[str, Any]:
         """Return the data of a response.
@@ -194,15 +211,32 @@ class Prometheus:
             Failure: Prometheus does not respond, or the response is not one of its API.
         """
         url = f"{self.url.rstrip('/')}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
+        request = urllib.request.Request(url)
+        if self.login:
+            # Unredirected: only Prometheus gets the password.
+            request.add_unredirected_header("Authorization", "Basic " + base64.b64encode(self.login.encode()).decode())
         try:
-            with opener.open(url, timeout=10) as response:
+            with opener.open(request, timeout=10) as response:
                 data: dict[str, Any] = json.load(response)["data"]
                 return data
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise Failure(
+            raise Failure(self.explain(error)) from error
+
+    def explain(self, error: Exception) -> str:
+        """Return why a request failed, and what to do."""
+        if isinstance(error, urllib.error.HTTPError) and error.code in (401, 403):
+            if self.login:
+                return f"Prometheus at {self.url} rejects the login in PROMETHEUS_USER and PROMETHEUS_PASSWORD."
+            return f"Prometheus at {self.url} requires a login: set PROMETHEUS_USER and PROMETHEUS_PASSWORD."
+        if isinstance(error, OSError):
+            return (
                 f"Prometheus does not respond at {self.url} ({error}): is the platform up (provision/all.sh), "
                 "and is this its port (PORT_PROMETHEUS)?"
-            ) from error
+            )
+        return (
+            f"{self.url} does not return data of Prometheus' API. If it is the login page of a proxy, "
+            "give an address of Prometheus behind the proxy."
+        )
 
     def query(self, expression: str) -> list[tuple[Labels, float]]:
         """Return labels and value of every series of an expression."""

@@ -1,8 +1,12 @@
 """provision/prometheus/ and scripts/drift.py: Debian's promtool and Prometheus with the platform's own configuration."""
 
+import http.server
+import math
+import os
 import re
 import subprocess
 import sys
+import threading
 import urllib.parse
 
 import numpy as np
@@ -10,6 +14,7 @@ import prometheus_client
 import pytest
 import yaml
 
+from drift import figure
 from model.clusters import described_clusters
 from serving.metrics import Metrics
 from support.free_port import free_port
@@ -18,6 +23,8 @@ from support.prometheus import PRODUCT, configure, pod, query, run_prometheus, w
 
 pytestmark = pytest.mark.system("prometheus")
 
+PASSWORD = "correct-horse-battery"
+PASSWORD_HASH = "$2b$04$abcdefghijklmnopqrstuupOWRSKKNe562z1DsLEArFuJDHVyRIMa"  # bcrypt
 RULES = [PRODUCT / "drift.yml", PRODUCT / "platform.yml"]
 VECTORS = {0: [1.0, 0.0], 7: [0.0, 1.0]}
 SUMMARY = {
@@ -139,6 +146,74 @@ def test_unreachable_prometheus_is_one_line(tmp_path):
     assert "drift.py: Prometheus does not respond" in run.stderr
 
 
-def drift(*options) -> subprocess.CompletedProcess:
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory):
+    """Run Prometheus with a login, which it checks itself; yields its URL."""
+    folder = tmp_path_factory.mktemp("guarded")
+    (folder / "web.yml").write_text(f"basic_auth_users: {{operator: '{PASSWORD_HASH}'}}\n")
+    config = configure(folder, [], ("services",))
+    with run_prometheus(config, free_port(), f"--web.config.file={folder / 'web.yml'}") as url:
+        yield url
+
+
+@pytest.mark.parametrize(
+    ("login", "message"),
+    [
+        ({}, "requires a login: set PROMETHEUS_USER and PROMETHEUS_PASSWORD"),
+        ({"PROMETHEUS_USER": "operator", "PROMETHEUS_PASSWORD": "wrong-" + PASSWORD}, "rejects the login"),
+        ({"PROMETHEUS_USER": "operator", "PROMETHEUS_PASSWORD": PASSWORD}, "has no metrics of a service"),
+    ],
+)
+def test_login_of_prometheus_comes_from_the_environment(guarded, login, message):
+    run = drift("--prometheus", guarded, **login)
+    assert run.returncode == 1 and message in run.stderr and run.stderr.count("\n") == 1
+    assert PASSWORD not in run.stdout + run.stderr
+
+
+@pytest.mark.parametrize("url", ["http://operator:{}@localhost:9090", "operator:{}@localhost:9090", "https://a@b/{}"])
+def test_password_in_the_url_is_rejected_and_not_printed(url):
+    run = drift("--prometheus", url.format(PASSWORD))
+    assert run.returncode == 2 and "PROMETHEUS_PASSWORD" in run.stderr and PASSWORD not in run.stdout + run.stderr
+
+
+def test_login_page_is_named_and_gets_no_password(tmp_path):
+    """A proxy that redirects to its login page, on another address."""
+    received = []
+
+    class Proxy(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            received.append((self.path.partition("?")[0], self.headers["Authorization"]))
+            self.send_response(200 if self.path == "/login" else 302)
+            self.send_header("Content-Type", "text/html")
+            self.send_header("Location", f"http://localhost:{self.server.server_port}/login")
+            self.end_headers()
+            self.wfile.write(b"<html><form>")
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as proxy:
+        thread = threading.Thread(target=proxy.serve_forever)
+        thread.start()
+        run = drift(
+            "--prometheus", f"http://127.0.0.1:{proxy.server_port}", PROMETHEUS_USER="a", PROMETHEUS_PASSWORD=PASSWORD
+        )
+        proxy.shutdown()
+        thread.join()
+    assert run.returncode == 1 and "login page" in run.stderr and run.stderr.count("\n") == 1
+    assert received == [("/api/v1/query", received[0][1]), ("/login", None)] and received[0][1].startswith("Basic ")
+
+
+def test_figures_without_documents_are_left_out():
+    assert [figure(value, ".3f") for value in (0.1, None, math.nan, math.inf, -math.inf)] == [
+        "0.100",
+        "-",
+        "-",
+        "-",
+        "-",
+    ]
+
+
+def drift(*options, **environment) -> subprocess.CompletedProcess:
     command = [sys.executable, ROOT / "scripts/drift.py", *options]
-    return subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    return subprocess.run([str(word) for word in command], capture_output=True, text=True, env=os.environ | environment)

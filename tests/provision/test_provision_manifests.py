@@ -144,6 +144,41 @@ def test_minio_has_the_services_of_the_readme(manifests):
     assert tenant["spec"]["requestAutoCert"] is False and tenant["spec"]["image"] == versions()["MINIO_IMAGE"]
 
 
+def test_only_services_prometheus_the_operator_and_this_machine_reach_minio(manifests):
+    (policy,) = [
+        m["spec"] for m in manifests if m["kind"] == "NetworkPolicy" and m["metadata"].get("namespace") == "tenant-tiny"
+    ]
+    assert policy["podSelector"] == {} and policy["policyTypes"] == ["Ingress"]
+
+    def allows(port, namespace=None, labels=None, address=None):
+        """NetworkPolicy's rules for the few fields that are used: a rule needs one of its peers and one of its ports."""
+        return any(
+            port in [entry["port"] for entry in rule["ports"]]
+            and any(matches(peer, namespace, labels, address) for peer in rule["from"])
+            for rule in policy["ingress"]
+        )
+
+    service, stranger = {"serving.kserve.io/inferenceservice": "textclustering"}, {"app": "stranger"}
+    assert allows(9000, "kserve-textclustering", service) and allows(9000, "minio-operator", {"name": "operator"})
+    assert allows(9000, "monitoring", {"app": "prometheus"}) and not allows(9000, "monitoring", stranger)
+    assert not allows(9000, "kserve-textclustering", stranger) and not allows(9000, "tenant-tiny", stranger)
+    assert not allows(9090, "kserve-textclustering", service)
+    assert allows(9000, address="172.18.0.1") and allows(9090, address="172.18.0.1")
+    assert not allows(9000, address="172.18.0.9") and not allows(9000, address="10.244.0.9")
+
+
+def matches(peer, namespace, labels, address):
+    if address or "ipBlock" in peer:
+        return peer.get("ipBlock") == {"cidr": f"{address}/32"}
+    names = peer["namespaceSelector"].get("matchLabels", {"kubernetes.io/metadata.name": namespace})
+    selector = peer.get("podSelector", {})
+    return (
+        names == {"kubernetes.io/metadata.name": namespace}
+        and selector.get("matchLabels", {}).items() <= labels.items()
+        and all(term["operator"] == "Exists" and term["key"] in labels for term in selector.get("matchExpressions", []))
+    )
+
+
 def test_prometheus_has_its_rules_a_volume_and_the_port_of_the_readme(manifests):
     ours = {m["kind"]: m for m in manifests if m["metadata"].get("namespace") == "monitoring"}
     (port,) = ours["Service"]["spec"]["ports"]

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
@@ -56,18 +57,25 @@ def pod(port: int, **labels) -> dict:
 
 
 @contextlib.contextmanager
-def run_prometheus(config: Path, port: int):
+def run_prometheus(config: Path, port: int, *options: str):
     """Run Prometheus until the end of the block; gives its URL."""
-    command = ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={config.parent / 'data'}"]
+    command = ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={config.parent / 'data'}", *options]
     with (config.parent / "prometheus.log").open("w") as log:
         process = subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}"
     try:
-        wait_for(lambda: urllib.request.urlopen(f"{url}/-/ready", timeout=2), 60)
+        wait_for(lambda: is_ready(url), 60)
         yield url
     finally:
         process.terminate()
         process.wait()
+
+
+def is_ready(url: str) -> bool:
+    try:
+        return urllib.request.urlopen(f"{url}/-/ready", timeout=2).status == 200
+    except urllib.error.HTTPError as error:
+        return error.code == 401  # ready, and with a login
 
 
 def query(url: str, expression: str) -> list[tuple[dict, float]]:
