@@ -99,6 +99,7 @@ class Batch(NamedTuple):
 
     request: dict[str, Any] | InferRequest  # as received, to answer in the same protocol
     characters: int
+    text_hashes: list[int]
     weights: Weights
     vectors: np.ndarray  # unit vectors, shape (documents, dimensions); zero: no in-vocabulary term
 
@@ -127,7 +128,9 @@ class TextClustering(kserve.Model):
         documents = read_documents(payload, self.max_documents)
         characters = sum(map(len, documents))
         weights, vectors = await self.run(characters, self.weigh_and_project, documents)
-        return Batch(payload, characters, weights, vectors)
+        # Start and length suffice to recognize a repeated text, and are faster to hash.
+        text_hashes = [hash(text[:200]) ^ len(text) for text in documents]
+        return Batch(payload, characters, text_hashes, weights, vectors)
 
     def weigh_and_project(self, documents: list[str]) -> tuple[Weights, np.ndarray]:
         weights = self.lsa.weigh(documents)
@@ -144,7 +147,7 @@ class TextClustering(kserve.Model):
 
     async def predict(self, batch: Batch, headers: Headers | None = None) -> tuple[Batch, np.ndarray]:
         numbers = await self.assign(batch.vectors, headers)
-        self.metrics.observe(batch.vectors, numbers)
+        self.metrics.observe(batch.vectors, numbers, batch.text_hashes)
         return batch, numbers
 
     async def assign(self, vectors: np.ndarray, headers: Headers | None) -> np.ndarray:

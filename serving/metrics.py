@@ -4,8 +4,8 @@ The rules in provision/prometheus/drift.yml compare the two. No metric contains 
 """
 
 from bisect import bisect_left
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
 
 import numpy as np
@@ -17,6 +17,7 @@ from model.artefacts import Summary
 from model.clusters import NO_CLUSTER, Clusters
 
 MODEL = ["model_name", "version"]
+RECENT_TEXTS = 1_000
 BUCKETS = [0.1, 0.3, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]
 READY = prometheus_client.Gauge("textclustering_ready", "1 if the model should get requests, else 0", MODEL)
 TRAINED_SHARE = prometheus_client.Gauge(
@@ -52,6 +53,8 @@ class Metrics(Collector):
         self.documents: Counter[int] = Counter()
         self.histograms: dict[int, list[int]] = {}
         self.sums: defaultdict[int, float] = defaultdict(float)
+        self.distinct = 0
+        self.recent: OrderedDict[int, None] = OrderedDict()
         if clusters and summary:
             show_baseline(self.model, summary)
             # Prometheus misses the first document of a counter that did not exist before.
@@ -61,14 +64,16 @@ class Metrics(Collector):
     def show_ready(self, is_ready: Callable[[], bool]) -> None:
         READY.labels(*self.model).set_function(is_ready)
 
-    def observe(self, vectors: np.ndarray, numbers: np.ndarray) -> None:
+    def observe(self, vectors: np.ndarray, numbers: np.ndarray, text_hashes: Iterable[int]) -> None:
         """Count documents by cluster, and their similarities to the centroid.
 
         Args:
             vectors: unit vectors, shape (documents, dimensions).
             numbers: shape (documents,).
+            text_hashes: of each document, to recognize repeated texts.
         """
         self.documents.update(numbers.tolist())
+        self.count_distinct(text_hashes)
         if self.clusters is None:
             return
         similarities = self.clusters.similarities(vectors, numbers)
@@ -79,6 +84,17 @@ class Metrics(Collector):
             histogram[bisect_left(BUCKETS, similarity)] += 1
             self.sums[number] += similarity
 
+    def count_distinct(self, text_hashes: Iterable[int]) -> None:
+        """Count documents that differ from the last RECENT_TEXTS texts. A health probe's text counts once."""
+        for text_hash in text_hashes:
+            if text_hash in self.recent:
+                self.recent.move_to_end(text_hash)
+                continue
+            self.distinct += 1
+            self.recent[text_hash] = None
+            if len(self.recent) > RECENT_TEXTS:
+                self.recent.popitem(last=False)
+
     def collect(self) -> Iterator[Metric]:
         documents = CounterMetricFamily(
             "textclustering_documents",
@@ -88,6 +104,13 @@ class Metrics(Collector):
         for number, count in self.documents.items():
             documents.add_metric([*self.model, str(number)], count)
         yield documents
+        distinct = CounterMetricFamily(
+            "textclustering_distinct_documents",
+            f"Documents that differ from the last {RECENT_TEXTS} texts",
+            labels=MODEL,
+        )
+        distinct.add_metric(self.model, self.distinct)
+        yield distinct
         similarity = HistogramMetricFamily(
             "textclustering_similarity",
             "Cosine between a document and the centroid of its cluster",

@@ -16,7 +16,7 @@ import yaml
 
 from drift import figure
 from model.clusters import described_clusters
-from serving.metrics import Metrics
+from serving.metrics import RECENT_TEXTS, Metrics
 from support.free_port import free_port
 from support.programs import ROOT
 from support.prometheus import PRODUCT, configure, pod, query, run_prometheus, wait_for
@@ -129,7 +129,7 @@ def test_drift_shows_which_clusters_grow_and_which_shrink(watched):
     url, metrics = watched
     for _ in range(4):  # over some scrapes
         before = query(url, "sum(textclustering_documents_total)")
-        metrics.observe(np.array([VECTORS[0]] * 20), np.zeros(20, int))
+        metrics.observe(np.array([VECTORS[0]] * 20), np.zeros(20, int), range(20))
         wait_for(lambda before=before: query(url, "sum(textclustering_documents_total)") > before, 30)
     wait_for(lambda: query(url, 'textclustering:documents{window="1h",cluster="0"} > 40'), 30)
     shown = drift("--prometheus", url, "--clusters", "2").stdout
@@ -144,6 +144,16 @@ def test_unreachable_prometheus_is_one_line(tmp_path):
     run = drift("--prometheus", f"http://127.0.0.1:{free_port()}")
     assert run.returncode == 1 and run.stderr.count("\n") == 1
     assert "drift.py: Prometheus does not respond" in run.stderr
+
+
+def test_a_repeated_text_is_counted_once(watched):
+    _, metrics = watched
+    before = metrics.distinct
+    for text_hash in (1_000, 1_001, 1_000, 1_001, 1_000):  # a health probe with two texts
+        metrics.observe(np.array([VECTORS[0]]), np.zeros(1, int), [text_hash])
+    assert metrics.distinct == before + 2
+    metrics.count_distinct(range(2_000, 4_000))
+    assert metrics.distinct == before + 2 + 2_000 and len(metrics.recent) == RECENT_TEXTS
 
 
 @pytest.fixture(scope="module")
