@@ -30,7 +30,11 @@ class Bucket(S3Bucket):
         session = aws_session()
         super().__init__(session, endpoint, name, find_keys(session))
         self.address = address
-        self.folder = self.prefix[: self.prefix.rfind("/") + 1]  # names are relative to it
+
+    @property
+    def folder(self) -> str:
+        """The part of the prefix that names are relative to."""
+        return self.prefix[: self.prefix.rfind("/") + 1]
 
     def __enter__(self) -> Self:
         self.downloads = tempfile.TemporaryDirectory(prefix="text_clustering-")
@@ -39,12 +43,14 @@ class Bucket(S3Bucket):
     def __exit__(self, *_: object) -> None:
         self.downloads.cleanup()
 
-    def holds(self, key: str) -> bool:
-        """Whether there is an object with this key."""
-        return bool(key) and next(self.keys_below(key), None) == key
+    def is_object(self) -> bool:
+        """Whether the prefix is the key of an object. One that ends in a slash is a folder, even if the key exists."""
+        return not self.prefix.endswith("/") and next(self.keys_below(self.prefix), None) == self.prefix
 
     def names(self) -> Iterator[str]:
-        """The keys below the prefix, relative to its folder."""
+        """The keys below the prefix, relative to its folder. A prefix that is followed by a slash is a folder, too."""
+        if self.prefix and not self.prefix.endswith("/") and next(self.keys_below(f"{self.prefix}/"), None):
+            self.prefix += "/"
         for key in self.keys_below(self.prefix):
             if not key.endswith("/"):  # marks an empty folder
                 yield key.removeprefix(self.folder)

@@ -1,23 +1,25 @@
-"""What a corpus is made of: batches of documents, and what was found while they were read."""
+"""The parts of a corpus: documents, batches of them, and what reading them found."""
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from failure import BadInput
 
 BATCH_DOCUMENTS = 4_096
-BATCH_CHARACTERS = 4 * 2**20  # of long documents a batch has fewer: what is in memory does not depend on their length
-TITLE = 80
-LINE = 300
+BATCH_CHARACTERS = 4 * 2**20  # batches of long documents have fewer, so that memory does not depend on their length
+TITLE_CHARACTERS = 80
+LINE_CHARACTERS = 300
+EXAMPLES = 3
+REMARKS = 5
 DEFAULT_ENDPOINT = "http://localhost:30100"  # of the platform's MinIO
 
 log = logging.getLogger("text_clustering")
 
 
 class CorpusError(BadInput):
-    """The corpus cannot be had, or cannot be clustered as asked; the message says why and what to do."""
+    """The corpus cannot be read, or cannot be clustered as requested; the message says why and what to do."""
 
 
 class Document(NamedTuple):
@@ -37,10 +39,11 @@ class Batch(NamedTuple):
 
 
 class Options(NamedTuple):
-    """How files are read where what is detected is not what is meant; None: detect it."""
+    """How to read files; None: detect it."""
 
     encoding: str | None = None
     separator: str | None = None
+    quotes: str | None = None
     text_column: str | None = None
     label_column: str | None = None
     title_column: str | None = None
@@ -48,57 +51,75 @@ class Options(NamedTuple):
 
 
 class Findings:
-    """What was detected in the files of a corpus, and what was left out of it."""
+    """The formats that were detected in the files of a corpus, and what was left out of it."""
 
-    def __init__(self):
-        self.formats = Counter()  # files by what was detected in them
-        self.left_out = Counter()  # rows and files by the reason
-        self.remarks = []
+    def __init__(self) -> None:
+        self.formats: Counter[str] = Counter()  # files by format
+        self.left_out: Counter[str] = Counter()  # rows and files by reason
+        self.examples: defaultdict[str, list[str]] = defaultdict(list)  # names of files by reason
+        self.remarks: list[str] = []
 
-    def log(self, name: str):
-        """Log what was detected in one line, and in another what was left out."""
+    def leave_out(self, reason: str, name: str) -> None:
+        """Count a file that is left out, and log its name at DEBUG."""
+        self.left_out[reason] += 1
+        if len(self.examples[reason]) < EXAMPLES:
+            self.examples[reason].append(name)
+        log.debug("Left out: %s: %s", reason, name)
+
+    def log(self, name: str) -> None:
+        """Log the formats in one line, what was left out in another, and the remarks."""
         if self.formats.total() == 1:
             log.info("%s: %s", name, *self.formats)
         elif self.formats:
             kinds = "; ".join(f"{count} x {kind}" for kind, count in self.formats.most_common())
             log.info("%s: files: %s", name, shorten(kinds))
         if +self.left_out:
-            reasons = ", ".join(f"{reason}: {count}" for reason, count in (+self.left_out).most_common())
-            log.warning("%s: left out: %s", name, reasons)
-        for remark in self.remarks[:5]:
+            log.warning("%s: left out: %s", name, ", ".join(map(self.describe, +self.left_out)))
+        for remark in self.remarks[:REMARKS]:
             log.warning("%s", remark)
-        if len(self.remarks) > 5:
-            log.warning("%s: %d more remarks of this kind", name, len(self.remarks) - 5)
+        if len(self.remarks) > REMARKS:
+            log.warning("%s: %d more remarks of this kind", name, len(self.remarks) - REMARKS)
+
+    def describe(self, reason: str) -> str:
+        count, names = self.left_out[reason], self.examples[reason]
+        more = ", ..." if count > len(names) else ""
+        return f"{reason}: {count}" + (f" ({shorten(', '.join(names))}{more})" if names else "")
 
 
-def make_document(identity: str, text: str, title=None, label=None) -> Document:
-    """A document; without a title of its own it gets its first line, and a blank label is none."""
+def make_document(identity: str, text: str, title: Any = None, label: Any = None) -> Document:
+    """A document; the default title is the first line, and a blank label is none."""
     title = valid_unicode(str(title)).strip() if title is not None else ""
     label = valid_unicode(str(label)).strip() if label is not None and label == label else ""  # nan is not itself
     return Document(identity, valid_unicode(text), title or valid_unicode(first_line(text)), label or None)
 
 
 def in_batches(documents: Iterable[Document]) -> Iterator[Batch]:
-    batch, characters = [], 0
+    batch: list[Document] = []
+    characters = 0
     for document in documents:
         batch.append(document)
         characters += len(document.text)
         if len(batch) == BATCH_DOCUMENTS or characters >= BATCH_CHARACTERS:
-            yield Batch(*map(list, zip(*batch)))
+            yield as_batch(batch)
             batch, characters = [], 0
     if batch:
-        yield Batch(*map(list, zip(*batch)))
+        yield as_batch(batch)
+
+
+def as_batch(documents: list[Document]) -> Batch:
+    identities, texts, titles, labels = map(list, zip(*documents))
+    return Batch(identities, texts, titles, labels)
 
 
 def valid_unicode(text: str) -> str:
-    return text.encode(errors="replace").decode()  # JSON can hold half a surrogate pair, UTF-8 cannot
+    return text.encode(errors="replace").decode()  # JSON can contain half a surrogate pair, UTF-8 cannot
 
 
 def first_line(text: str) -> str:
-    return text.strip().partition("\n")[0][:TITLE]
+    return text.strip().partition("\n")[0][:TITLE_CHARACTERS]
 
 
 def shorten(text: str) -> str:
     """A text that fits in a line of the log."""
     text = " ".join(text.split())
-    return text if len(text) <= LINE else text[: LINE - 1] + "…"
+    return text if len(text) <= LINE_CHARACTERS else text[: LINE_CHARACTERS - 1] + "…"

@@ -75,8 +75,8 @@ def detect_encoding(file: BinaryIO, name: str) -> Encoding:
     for mark, codec, description in MARKS:
         if head.startswith(mark):
             return Encoding(codec, "strict", description)
-    if codec := utf_16_without_mark(head):
-        return Encoding(codec, "strict", "UTF-16 without byte order mark")
+    if utf_16 := utf_16_without_mark(head):
+        return Encoding(utf_16, "strict", "UTF-16 without byte order mark")
     chunks = itertools.chain([head], iter(functools.partial(file.read, CHUNK), b""))
     decoder = codecs.getincrementaldecoder("utf-8")()
     chunk = b""

@@ -10,6 +10,7 @@ import numpy as np
 
 from command_line import encoding
 from corpus.builtin import read_aws_docs, read_newsgroups
+from corpus.csv_rows import QUOTES
 from corpus.documents import DEFAULT_ENDPOINT, Batch, CorpusError, Findings, Options, in_batches
 from corpus.files import read_files
 from corpus.tables import KIND_NAMES
@@ -77,11 +78,16 @@ def add_dataset_options(parser: argparse.ArgumentParser, **dataset: Any) -> None
         nargs="+",
         metavar="DATASET",
         help=f"20newsgroups (downloaded once), aws-docs (needs no network), a file ({KIND_NAMES}), several of them or a "
-        "glob, a folder of such files or of texts (one subfolder per label, or flat), or s3://bucket/prefix",
+        "glob, a folder of such files, of texts or of e-mails (one subfolder per label, or flat), or s3://bucket/prefix",
         **dataset,
     )
     parser.add_argument("--data-home", help="where scikit-learn keeps 20 Newsgroups (default: its own cache)")
-    parser.add_argument("--text-column", metavar="NAME", help="column with the text (default: text)")
+    parser.add_argument(
+        "--text-column",
+        metavar="NAME",
+        help="column with the text (default: text): a name, a path such as _source.text, a number in a table without "
+        "header line, or several of these, separated by commas",
+    )
     parser.add_argument(
         "--title-column", metavar="NAME", help="column with the title (default: title, if there is one)"
     )
@@ -89,7 +95,13 @@ def add_dataset_options(parser: argparse.ArgumentParser, **dataset: Any) -> None
         "--label-column", metavar="NAME", help="column with the label (default: label, if there is one)"
     )
     parser.add_argument("--encoding", type=encoding, help="encoding of the files (default: detected)")
-    parser.add_argument("--separator", type=separator, help="what separates the cells of a table (default: detected)")
+    parser.add_argument("--separator", type=separator, help="separator of the cells of a table (default: detected)")
+    parser.add_argument(
+        "--quotes",
+        choices=QUOTES,
+        help="how a quote is written inside the cells of a table: twice, after a backslash, or like any other character "
+        "(default: detected)",
+    )
     parser.add_argument("--s3-endpoint", metavar="URL", default=DEFAULT_ENDPOINT, help="store of an s3:// address")
 
 

@@ -141,7 +141,7 @@ REFUSED = {
         b'{"text": "a"}\n{"text": 5}\n',
         "Line 2 of text-is-a-number.jsonl has in column 'text'",
     ),
-    "text-is-a-list.json": (b'[{"text": ["a"]}]', "Row 1 of text-is-a-list.json has in column 'text'"),
+    "text-is-a-list.json": (b'[{"text": [1]}]', "Row 1 of text-is-a-list.json has in column 'text'"),
     "no-object.json": (b'["hello", "world"]', 'is "hello": expected an object'),
     "not-json.jsonl": (b"hello\n", "line 1 is no JSON"),
     "half.jsonl": (b'{"text": "a"}\n{"text": "b\n', "line 2 is no JSON"),
@@ -160,7 +160,7 @@ REFUSED = {
         "extra-cells.csv, line 3: 3 cells where the header has 2",
     ),
     "extra-after-long-row.csv": (b'text,label\n"two\nlines",a\n\ntoo, many,b\n', "line 5: 3 cells"),
-    "extra.tsv": (b"text\tlabel\na\tb\tc\n", "line 2: 3 cells where the header has 2. A cell with a tab"),
+    "extra.tsv": (b"text\tlabel\na\tb\tc\n", "line 2: 3 cells where the header has 2. Put a cell that contains a tab"),
     "open-quote.csv": (
         b'text,label\nfine,a\n"never closed,b\nfine,a\n',
         "open-quote.csv, line 3: a double quote opens",
@@ -194,7 +194,7 @@ def test_no_error_is_longer_than_a_screen(tmp_path):
 
 
 def test_a_quote_that_never_closes_in_a_large_file_is_found_with_its_line(tmp_path, monkeypatch):
-    monkeypatch.setattr("corpus.tables.LARGEST_CELL", 10_000)
+    monkeypatch.setattr("corpus.csv_rows.LARGEST_CELL", 10_000)
     (tmp_path / "t.csv").write_text('text,label\nfine,a\n"open,b\n' + "some more text,a\n" * 5_000)
     with pytest.raises(CorpusError, match=r"line 3: a cell of more than 10000 characters"):
         load_corpus(str(tmp_path / "t.csv"))
@@ -282,7 +282,7 @@ def test_what_is_hidden_or_no_text_is_left_out_and_counted(tmp_path):
         "b/photo.jpg": noise,
         "b/data": b"\0\0\1\0" * 100,
         "b/letter.rtf": "{\\rtf1 hello}",
-        "b/packed.txt.gz": gzip.compress(b"hello"),
+        "b/packed.bin.gz": gzip.compress(noise),
         "b/empty.txt": " \n",
         "b/cyrillic.txt": "Привет, мир".encode("cp1251"),
         "b/table.csv": "text\nhello\n",
@@ -293,10 +293,10 @@ def test_what_is_hidden_or_no_text_is_left_out_and_counted(tmp_path):
     assert corpus.documents == ["one", "two"]
     assert dict(+source.findings.left_out) == {
         "hidden files and folders": 2,
-        "files that a system left": 3,
+        "files left by an operating system": 3,
         "files that are not plain text": 5,
         "files without text": 1,
-        "files of an encoding that --encoding has to name": 1,
+        "files whose encoding --encoding has to name": 1,
         "tables among the texts": 1,
         "links to folders": 1,
     }
@@ -308,7 +308,7 @@ def test_files_of_a_folder_are_read_each_in_its_encoding(tmp_path, caplog):
     write_files(tmp_path, {f"{codec}.txt": text.encode(codec) for codec in codecs})
     with caplog.at_level(logging.INFO):
         assert load_corpus(str(tmp_path)).documents == [text] * 6
-    assert "1 x a document a file, Windows-1252" in caplog.text
+    assert "1 x one document per file, Windows-1252" in caplog.text
 
 
 def test_a_folder_without_files_is_refused(tmp_path):
@@ -391,6 +391,7 @@ def store(tmp_path_factory):
         s3.create_bucket(Bucket="tickets")
         folder = parts(tmp_path_factory.mktemp("parts"))
         texts = {"texts/a/1.txt": "one", "texts/b/2/3.txt": "two", "texts/b/.hidden/x.txt": "x", "texts/b/": ""}
+        texts |= {"mail/": "", "mail/a/1.txt": "new", "mail-old/a/1.txt": "old", "mailbox.csv": "text\nmore\n"}
         for key, content in texts.items():
             s3.put_object(Bucket="tickets", Key=key, Body=content.encode())
         for path in filter(Path.is_file, folder.rglob("*")):
@@ -416,6 +417,14 @@ def test_a_prefix_in_a_store_is_read_as_a_folder_would_be(store, keys):
         ("a/1.txt", "one", "a"),
         ("b/2/3.txt", "two", "b"),
     ]
+
+
+def test_a_prefix_that_is_a_folder_is_read_without_its_neighbours_also_if_a_console_created_it(store, keys):
+    for address in ("s3://tickets/mail/", "s3://tickets/mail"):
+        corpus = from_store(store, address)
+        assert corpus.documents == ["new"] and corpus.identities == ["a/1.txt"]
+    assert from_store(store, "s3://tickets/mailbox.csv").documents == ["more"]
+    assert from_store(store, "s3://tickets/mail-").documents == ["old"]
 
 
 def test_an_object_in_a_store_is_read_as_a_table(store, keys):
