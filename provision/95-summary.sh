@@ -70,7 +70,7 @@ $(printf '  %-14s  %-31s  %s\n' \
   cert-manager "$CERT_MANAGER_VERSION" "namespace cert-manager" \
   Istio "$ISTIO_VERSION" "namespace istio-system" \
   Knative "$KNATIVE_VERSION" "namespace knative-serving" \
-  KServe "$KSERVE_VERSION" "http://localhost:$kserve (Host: <name>.<namespace>.example.com)" \
+  KServe "$KSERVE_VERSION" "http://localhost:$kserve/serving/<namespace>/<name>/ (or Host: <name>.<namespace>.example.com)" \
   MinIO "${minio_tag##*:}" "http://localhost:$minio (console: http://localhost:$console)" \
   Prometheus "${prometheus_tag##*:}" "http://localhost:$prometheus (alerts: http://localhost:$prometheus/alerts)" \
   Transformer "${transformer_image##*:}" "$transformer_image")

@@ -36,11 +36,22 @@ ROUTES = {
         {
             "name": "service",
             "domains": [HOST],
+            "response_headers_to_add": [{"header": {"key": "X-Path", "value": "%REQ(:PATH)%"}}],
             "routes": [
+                {
+                    "match": {"prefix": "/redirect"},
+                    "direct_response": {"status": 307},
+                    "response_headers_to_add": [
+                        {
+                            "header": {"key": "Location", "value": "%REQ(X-LOCATION)%"},
+                            "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+                        }
+                    ],
+                },
                 {
                     "match": {"prefix": "/"},
                     "direct_response": {"status": 200, "body": {"inline_string": '{"predictions": [5]}'}},
-                }
+                },
             ],
         }
     ]
@@ -207,6 +218,47 @@ def test_gateway_alone_returns_404_for_a_host_with_a_port(gateway):
     """Why HAProxy removes the port: Envoy as Knative configures it returns 404."""
     answer = requests.post(f"http://{GATEWAY}/", headers={"Host": f"{HOST}:30300"}, timeout=10)
     assert answer.status_code == 404
+
+
+PREFIX = "/serving/kserve-textclustering/textclustering"
+
+
+@pytest.mark.parametrize("path", ["/", "/ui", "/v1/models/textclustering:predict", "/a%2Fb//c?d=/serving/x/y/z"])
+@pytest.mark.parametrize("host", ["localhost:30300", "192.0.2.7"])
+def test_service_is_reached_by_its_path_under_any_host(haproxy, host, path):
+    """For browsers, which send the address of the page as the host."""
+    answer = requests.get(URL + PREFIX + path, headers={"Host": host}, timeout=60)
+    assert (answer.status_code, answer.json()) == (200, {"predictions": [5]})
+    assert answer.headers["X-Path"] == path
+
+
+def test_redirects_of_a_service_stay_under_its_path(haproxy):
+    def location(path, header=""):
+        headers = {"Host": "localhost:30300", "X-Location": header}
+        return requests.get(URL + path, headers=headers, timeout=60, allow_redirects=False).headers["Location"]
+
+    assert location(PREFIX) == f"{PREFIX}/", "relative links need the slash"
+    assert location(f"{PREFIX}/redirect", "ui") == "ui"
+    assert location(f"{PREFIX}/redirect", "/ui?a=/b") == f"{PREFIX}/ui?a=/b"
+    assert location(f"{PREFIX}/redirect", f"http://{HOST}/ui") == f"{PREFIX}/ui"
+    assert location(f"{PREFIX}/redirect", "https://kserve.github.io/docs") == "https://kserve.github.io/docs"
+    by_host = requests.get(
+        f"{URL}/redirect", headers={"Host": HOST, "X-Location": "/ui"}, timeout=60, allow_redirects=False
+    )
+    assert by_host.headers["Location"] == "/ui"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/serving/kserve-textclustering/nobody/", "/serving/textclustering", "/serving/", "/serving//textclustering/"],
+)
+def test_path_of_no_service_is_404(haproxy, path):
+    assert requests.get(URL + path, headers={"Host": "localhost:30300"}, timeout=60).status_code == 404
+
+
+def test_paths_have_the_domain_of_knative():
+    knative = (PROVISION / "knative/kustomization.yaml").read_text()
+    assert "\n      example.com:" in knative and "].example.com if" in (PROVISION / "haproxy.cfg").read_text()
 
 
 def test_unknown_host_is_404(haproxy):
