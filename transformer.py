@@ -42,6 +42,7 @@ from serving.bodies import BodyDecoder
 from serving.documents import BadRequest, read_documents
 from serving.explanations import Explainer
 from serving.metrics import Metrics
+from serving.page import add_page
 from serving.predictor import Predictor
 from serving.predictor_client import Headers, PredictorUnavailable
 from serving.server import Server, use_uvloop
@@ -92,6 +93,7 @@ def add_options(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--max-documents", type=int, default=1_024, help="maximum number of documents per request")
     group.add_argument("--max-body-bytes", type=int, default=4 * 2**20, help="maximum size of a request")
+    group.add_argument("--no-ui", dest="ui", action="store_false", help="do not serve the page at /ui")
 
 
 class Batch(NamedTuple):
@@ -114,8 +116,9 @@ class TextClustering(kserve.Model):
         summary = load_summary(clusters_path)
         self.lsa, self.clusters = load_model(summary, arguments.transformer_path, arguments.model_path)
         self.explainer = Explainer(self.lsa, self.clusters, summary) if self.clusters else None
-        version = artefacts.described_version(summary, clusters_path) if summary else ""
-        self.metrics = Metrics(self.name, version, self.clusters, summary)
+        self.summary = summary
+        self.version = artefacts.described_version(summary, clusters_path) if summary else ""
+        self.metrics = Metrics(self.name, self.version, self.clusters, summary)
         self.predictor = None
         if not arguments.model_path:
             self.predictor = Predictor(predictor_config, self.name, self.clusters, self.lsa.dimensions)
@@ -253,6 +256,10 @@ def main() -> None:
     except ArtefactError as error:
         sys.exit(f"transformer.py: {error}")
     configure_app(arguments)
+    if arguments.ui:
+        limits = {"documents": arguments.max_documents, "bytes": arguments.max_body_bytes}
+        report = arguments.transformer_path.with_name("report.html")
+        add_page(app, model.name, model.version, model.summary, report, limits)
     if arguments.event_loop != "asyncio":
         use_uvloop()
     gc.freeze()  # the garbage collector need not scan the model while serving

@@ -71,6 +71,16 @@ TRANSFORMER_FILE = "transformer.joblib"
 CLUSTERS_FILE = "clusters.json"
 FORMAT = 2
 
+METRIC_MEANINGS = {
+    "explained_variance": "the part of the TF-IDF weights' variance that the LSA dimensions keep",
+    "homogeneity": "1 when every cluster contains documents of one label only",
+    "completeness": "1 when all documents of a label are in one cluster",
+    "v_measure": "the harmonic mean of homogeneity and completeness",
+    "adjusted_rand_index": "pairs of documents on which clusters and labels agree; 0 is chance, 1 is perfect",
+    "adjusted_mutual_information": "the information that clusters and labels share; 0 is chance, 1 is perfect",
+    "silhouette": "-1 to 1; above 0, documents are nearer to their own cluster than to the next one",
+}
+
 TRAIN_AGAIN = "train again with scripts/text_clustering.py"
 
 

@@ -16,27 +16,19 @@ from bokeh.resources import Resources
 from sklearn import metrics
 from sklearn.cluster import KMeans
 
+from model.artefacts import METRIC_MEANINGS
 from report.document_map import MARKERS, choose_styles, clip, draw_map, label_positions, lay_out
 from training.cluster_changes import cluster_changes
 from training.cluster_statistics import ClusterStatistics, Example
 from training.scores import SILHOUETTE_SAMPLE
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
+LOOK = Path(__file__).parents[2] / "serving/ui/look.css"  # shared with the page of the service
 
 MAP_DOCUMENTS = 20_000  # with titles of 60 characters, even Chinese ones, the page stays under 6 MB
 EXAMPLES = 3
 EXCERPT = 140
 HEAT_MAP_LABELS = 40
-
-METRICS = {
-    "explained_variance": "the part of the TF-IDF weights' variance that the LSA dimensions keep",
-    "homogeneity": "1 when every cluster contains documents of one label only",
-    "completeness": "1 when all documents of a label are in one cluster",
-    "v_measure": "the harmonic mean of homogeneity and completeness",
-    "adjusted_rand_index": "pairs of documents on which clusters and labels agree; 0 is chance, 1 is perfect",
-    "adjusted_mutual_information": "the information that clusters and labels share; 0 is chance, 1 is perfect",
-    "silhouette": "-1 to 1; above 0, documents are nearer to their own cluster than to the next one",
-}
 
 
 def render_report(
@@ -76,7 +68,8 @@ def render_report(
         heat_map=heat_map(label_counts, numbers),
         curve=curve(summary),
         changes=cluster_changes(summary) if summary.get("lineage") else [],
-        metrics=METRICS,
+        metrics=METRIC_MEANINGS,
+        look=LOOK.read_text(encoding="utf-8"),
         markers=MARKERS,
         documents_shown=len(shown),
         silhouette_sample=min(silhouette_sample, len(vectors)),
