@@ -2,15 +2,13 @@
 
 import contextlib
 import os
-import subprocess
-import sys
 
 import pytest
 
 from assignment.assignment_file import assignment_file, assignment_output
 from corpus.protection import check_outputs
 from failure import BadInput
-from support.programs import ROOT
+from support.programs import run_program
 
 TEXT = "text,label\nThe goalie stopped the puck,hockey\n"
 
@@ -95,11 +93,6 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_read(pla
         check_outputs(["in.csv"], assignment_output(place / output), False)
 
 
-def run(program, *options):
-    command = [sys.executable, ROOT / "scripts" / program, *options]
-    return subprocess.run([str(word) for word in command], capture_output=True, text=True)
-
-
 def test_both_programs_refuse_before_they_read(place):
     """The table has no text column, which the programs would report if they read it."""
     for path in ("in.csv", "data/part-1.csv"):
@@ -113,7 +106,7 @@ def test_both_programs_refuse_before_they_read(place):
         ("text_clustering.py", "--dataset", "in.csv", "--output-dir", "used"),
         ("assign_documents.py", "--dataset", "in.csv", "--assignments", "in.csv", "--overwrite"),
     ):
-        done = run(program, *options)
+        done = run_program(f"scripts/{program}", *options, cwd=place)
         lines = [line for line in done.stderr.splitlines() if " ERROR " in line]
         assert done.returncode == 2 and len(lines) == 1 and options[2] in lines[0] and "column" not in lines[0], lines
     assert (place / "in.csv").read_text() == "precious\n"

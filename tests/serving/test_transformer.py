@@ -5,8 +5,6 @@ import json
 import re
 import shutil
 import signal
-import subprocess
-import sys
 
 import joblib
 import numpy as np
@@ -18,7 +16,7 @@ from sklearn.cluster import KMeans
 from corpus import source as corpora
 from model import artefacts as contract
 from model import projection
-from support.programs import ROOT
+from support.programs import run_program
 from support.services import NAME, log_of, start, start_transformer, stop, wait_until_ready
 from support.serving_client import TEXT, UNKNOWN, curl, infer_over_grpc
 
@@ -226,7 +224,7 @@ def test_interrupt_ends_the_server_without_a_traceback(copied):
 
 
 def test_needs_either_a_predictor_or_a_model():
-    run = subprocess.run([sys.executable, ROOT / "transformer.py"], capture_output=True, text=True)
+    run = run_program("transformer.py")
     assert run.returncode == 2 and "--predictor_host" in run.stderr and "--model-path" in run.stderr
 
 

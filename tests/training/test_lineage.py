@@ -1,15 +1,13 @@
 """scripts/training/lineage.py and name_clusters.py: cluster numbers and names survive a retraining."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from sklearn.cluster import KMeans
 from sklearn.preprocessing import normalize
 
-from support.programs import ROOT
+from support.programs import run_program
 from support.services import log_of, run_training, start, start_transformer, stop, wait_until_ready
 from support.topics import KEPT, QUESTIONS, TOPICS, answers, corpus_of, name_clusters
 from training.cluster_changes import cluster_changes
@@ -101,14 +99,10 @@ def test_names_are_inherited_with_their_numbers(line):
 
 def test_names_stand_beside_the_numbers_in_the_assignments_of_a_training_and_of_assign_documents(line, tmp_path):
     number = answers(line[2], "space")["space"]
-    run = subprocess.run(
-        [
-            *(sys.executable, ROOT / "scripts/assign_documents.py", "--dataset", line[2] / "corpus.jsonl"),
-            *("--model-path", line[2] / "model.joblib", "--transformer-path", line[2] / "transformer.joblib"),
-            *("--assignments", tmp_path / "again.jsonl", "--jobs", "1"),
-        ],
-        capture_output=True,
-        text=True,
+    run = run_program(
+        *("scripts/assign_documents.py", "--dataset", line[2] / "corpus.jsonl"),
+        *("--model-path", line[2] / "model.joblib", "--transformer-path", line[2] / "transformer.joblib"),
+        *("--assignments", tmp_path / "again.jsonl", "--jobs", "1"),
     )
     assert run.returncode == 0, run.stderr
     for file in (line[2].parent / "assignments.jsonl", tmp_path / "again.jsonl"):
