@@ -257,9 +257,12 @@ class StubKServe(StubKubelet):
                 names = [target.get("revisionName") for target in component.get("traffic", [])]
                 names.append(component["latestCreatedRevision"])
                 named.update((service["metadata"]["namespace"], name) for name in names)
+        listed = self.custom.list_cluster_custom_object(*REVISION, "revisions")["items"]
+        revisions = {(item["metadata"]["namespace"], item["metadata"]["name"]): item for item in listed}
         for pod in [pod for pods in self.pods.values() for pod in pods]:
-            revision = self.custom.get_namespaced_custom_object(*REVISION, pod.namespace, "revisions", pod.name)
-            annotations = revision["metadata"]["annotations"]
+            if (pod.namespace, pod.name) not in revisions:
+                continue
+            annotations = revisions[pod.namespace, pod.name]["metadata"]["annotations"]
             given_up = (
                 annotations.get("serving.knative.dev/progress-deadline") == "1s"
                 and annotations.get("autoscaling.knative.dev/target-burst-capacity") == "-1"

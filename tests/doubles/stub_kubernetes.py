@@ -173,6 +173,11 @@ def selected(item, query):
     return True
 
 
+def parse(body):
+    """The object in a request: JSON, or the YAML of a server-side apply."""
+    return json.loads(body) if body.startswith(b"{") else yaml.safe_load(body)
+
+
 class RequestHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     stub = None
@@ -222,7 +227,7 @@ class RequestHandler(BaseHTTPRequestHandler):
         query = {key: values[0] for key, values in parse_qs(url.query).items()}
         raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         # kubectl asks for access reviews in protobuf; whom they are about is in the headers.
-        body = {} if raw.startswith(b"k8s\0") or not raw else yaml.safe_load(raw)
+        body = {} if raw.startswith(b"k8s\0") or not raw else parse(raw)
         with self.stub.lock:
             if verb == "get" and self.discover(url.path):
                 return None
