@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Check the form of every file: ruff (pyproject.toml), shfmt (.editorconfig) and shellcheck.
+# Run the formatters and linters: ruff, import-linter and mypy (pyproject.toml), shfmt (.editorconfig) and shellcheck.
 #   tests/lint.sh
-#   tests/lint.sh --fix      and mend what can be mended
+#   tests/lint.sh --fix      first fix what can be fixed automatically
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -16,5 +16,6 @@ fi
 "$ruff" format --check --quiet --diff
 "$ruff" check --quiet
 PYTHONPATH=scripts:. scripts/.venv/bin/lint-imports --no-cache >/dev/null || PYTHONPATH=scripts:. scripts/.venv/bin/lint-imports --no-cache
+scripts/.venv/bin/mypy --no-error-summary
 shfmt --diff "${shell[@]}"
 shellcheck --external-sources "${shell[@]}"

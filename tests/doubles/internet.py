@@ -1,6 +1,7 @@
-"""What the steps ask of the outside, answered on 127.0.0.1: downloads under their real names, the node's ports, KServe's gateway.
+"""Local fakes of download sites, node ports and Istio's gateway, on 127.0.0.1.
 
-The real curl asks, with a configuration that leads it here and makes it trust the certificate.
+The real curl sends the requests: its configuration redirects them here and trusts the certificate. The download sites
+return the files of support/upstream_files.py or 404; the gateway returns the statuses that a test chooses.
 """
 
 import http.server

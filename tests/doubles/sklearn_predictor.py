@@ -1,7 +1,8 @@
-"""A stub of KServe's scikit-learn server (kserve/kserve, python/sklearnserver), which is published as an image only.
+"""A stub of KServe's scikit-learn server (python/sklearnserver in kserve/kserve v0.20.0), which is published as an image only.
 
-It behaves as the original does: one joblib file in --model_dir, KServe's own reading of requests and writing of
-responses, every failure an InferenceError (500).
+Same behaviour on the same library: one joblib file in --model_dir, KServe's own parsing of requests and formatting of
+responses, every failure an InferenceError (500). Compared line by line with sklearnserver/model.py of that version;
+PREDICT_PROBA is left out, as k-means has no probabilities.
 """
 
 import argparse

@@ -1,4 +1,8 @@
-"""A stub of a kubelet and of KServe's webhook: it runs what is in a pod, or plays that it does."""
+"""A stub of the kubelet and of KServe's pod webhook: starts the processes of a pod, or simulates it.
+
+The reasons of failed pods (Unschedulable, ImagePullBackOff, CrashLoopBackOff) have the form in which Kubernetes 1.34
+reports them; tests/deployment/test_diagnosis.py has statuses recorded on a real cluster.
+"""
 
 import base64
 import contextlib
@@ -56,7 +60,7 @@ class Pod:
 
 
 class StubKubelet:
-    """What StubKServe, which knows the cluster, starts its pods with."""
+    """The part of StubKServe that starts pods."""
 
     def start(self, pod):
         try:
@@ -122,7 +126,7 @@ class StubKubelet:
             self.learn(pod, models)
 
     def learn(self, pod, models):
-        """What a transformer that is not really there would answer to the terms of each cluster."""
+        """Read from clusters.json what a transformer would answer to each cluster's top terms, as none runs."""
         path = "clusters.json" if pod.component == "transformer" else "transformer/clusters.json"
         if self.download:
             summary = json.loads((models / path).read_text())
@@ -146,7 +150,7 @@ class StubKubelet:
         )
 
     def environment(self, pod):
-        """What KServe's webhook gives the storage initializer."""
+        """The environment that KServe's webhook gives the storage initializer."""
         account = self.core.read_namespaced_service_account(pod.template["serviceAccountName"], pod.namespace)
         secret = self.core.read_namespaced_secret(account.secrets[0].name, pod.namespace)
         get = secret.metadata.annotations.get

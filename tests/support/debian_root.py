@@ -1,6 +1,6 @@
-"""A real Debian 12 with a real init, in a folder: what apt, dpkg, systemd and HAProxy do in it is what they do.
+"""A real Debian 12 with a real init in a folder: apt, dpkg, systemd and HAProxy in it are the real ones.
 
-It has the network of this machine but no right to change it, and its own files and processes. Making one takes half a
+It uses the network of this machine but cannot change it, and has its own files and processes. Creating one takes half a
 minute; copies of it share its files and keep only what they change (overlayfs).
 """
 

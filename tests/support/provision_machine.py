@@ -169,7 +169,7 @@ class Machine:
         return found
 
     def result(self):
-        """What the machine is like in the end, without times and orders."""
+        """The final state of the machine, without times and orders."""
         states = {name: state_of(self.state, name) for name in ("images", "node-images", "containers")}
         own = {port: name for name, port in self.ports().items()} | {self.subnet.rpartition(".0.0")[0]: "SUBNET"}
         # As words: the digits of a port may stand inside a checksum.

@@ -44,7 +44,7 @@ def real(tmp_path_factory, layer_folder):
 
 
 def lay_out(folder):
-    """A repository with all of provision/ and a small stand-in for the rest; returns its path."""
+    """A repository with all of provision/ and placeholders for the rest; returns its path."""
     shutil.copytree(PROVISION, folder / "provision", dirs_exist_ok=True)
     (folder / "scripts").mkdir()
     (folder / "scripts/requirements.txt").write_text("tiny-package==1.0\n")
@@ -116,7 +116,7 @@ def rehearsal(tmp_path, small):
 
 @pytest.fixture(scope="session")
 def dry_run(request, shared_folder):
-    """What a dry run of all steps prints, with upstream's real manifests, and which programs it made change something."""
+    """The output of a dry run of all steps with upstream's real manifests; it must not change anything."""
     folder = shared_folder / "dry"
     with made_once(folder) as first:
         if first:

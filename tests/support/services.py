@@ -96,7 +96,7 @@ def stop(service: Service):
 
 @pytest.fixture(scope="session")
 def model_dir(artefacts, tmp_path_factory) -> Path:
-    """What KServe's storage initializer leaves for the predictor: the model alone."""
+    """The predictor's folder as KServe's storage initializer fills it: the model alone."""
     folder = tmp_path_factory.mktemp("model")
     (folder / "model.joblib").symlink_to(artefacts / "model.joblib")
     return folder

@@ -1,4 +1,4 @@
-"""What the tests ask the service: the texts, and the ways that are not an ordinary POST."""
+"""Sample texts, and requests over gRPC and curl."""
 
 import subprocess
 

@@ -31,7 +31,7 @@ def corpus_of(path, *topics, seed=0, each=40):
 
 
 def answers(folder, *topics) -> dict:
-    """What KServe's own server answers: the stock pipeline, then the stock predict."""
+    """The predictions of KServe's own server: the stock pipeline, then the stock predict."""
     pipeline, model = (joblib.load(folder / name) for name in ("transformer.joblib", "model.joblib"))
     assert type(model) in (KMeans, MiniBatchKMeans)
     return dict(zip(topics, model.predict(pipeline.transform([QUESTIONS[topic] for topic in topics])).tolist()))

@@ -1,8 +1,8 @@
-"""What the stand-ins share: a folder with their state, a log of their calls, and being killed on demand.
+"""What the doubles share: a folder with their state, a log of their calls, and being killed on demand.
 
-STAND_IN_STATE   the folder
+STAND_IN_STATE     the folder
 STAND_IN_PACKAGES  site-packages with PyYAML: the python3 of a tested script needs none
-STAND_IN_KILL    "before|after TEXT": kills the whole process group when a call contains TEXT, once
+STAND_IN_KILL      "before|after TEXT": kills the whole process group when a call contains TEXT, once
 """
 
 import json
