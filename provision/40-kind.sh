@@ -69,9 +69,8 @@ ExecStart=/usr/sbin/nft --file /etc/mlops-poc/firewall.nft
 [Install]
 WantedBy=multi-user.target
 UNIT
-run systemctl daemon-reload
-run systemctl enable --quiet mlops-poc-firewall
-run systemctl restart mlops-poc-firewall
+run systemctl enable --quiet mlops-poc-firewall # at the next start
+run nft --file /etc/mlops-poc/firewall.nft
 
 # For the user's own kubectl: merged into an existing configuration.
 run install -d -m 700 -o "$PROVISION_USER" "$USER_HOME/.kube"

@@ -53,10 +53,6 @@ def empty_machine(folder, debian, lower=()):
     """A Debian on which nothing was done yet, booted. Packages that were downloaded before are not downloaded again."""
     root = DebianRoot(folder, [*lower, debian], binds=[TESTS, PACKAGES])
     shutil.copytree(PROVISION, root.root / "vagrant/provision", dirs_exist_ok=True)
-    # The network is that of this machine, and systemd-nspawn does not let nft change it.
-    drop_in = root.root / "etc/systemd/system/mlops-poc-firewall.service.d/test.conf"
-    drop_in.parent.mkdir(parents=True)
-    drop_in.write_text("[Service]\nExecStart=\nExecStart=/usr/bin/test -s /etc/mlops-poc/firewall.nft\n")
     return root.boot()
 
 
