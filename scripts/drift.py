@@ -29,6 +29,8 @@ from failure import Failure, report_errors
 
 log = logging.getLogger("drift.py")
 
+PROMETHEUS_HELP = "URL of Prometheus; if it requires a login, set PROMETHEUS_USER and PROMETHEUS_PASSWORD"
+
 WINDOWS = {"1h": "last hour", "3m": "last 3 min"}
 BARS = "▁▂▃▄▅▆▇█"
 STEP_SECONDS = 120
@@ -57,7 +59,7 @@ class Cluster(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], formatter_class=HelpFormatter)
     parser.add_argument(
-        "--prometheus", type=prometheus_url, default="http://localhost:30400", metavar="URL", help="URL of Prometheus"
+        "--prometheus", type=prometheus_url, default="http://localhost:30400", metavar="URL", help=PROMETHEUS_HELP
     )
     parser.add_argument(
         "--clusters", type=positive_int, default=10, metavar="N", help="print the N clusters that changed most"

@@ -262,6 +262,20 @@ def test_addresses_are_of_the_kind_networks_ipv4_subnet(clustered):
     assert "server node 192.168.7.2:30100" in written
 
 
+def test_cluster_that_publishes_its_ports_itself_keeps_them(clustered):
+    """As every cluster of an earlier version: HAProxy could not listen on the same ports."""
+    containers = json.loads((clustered.state / "containers.json").read_text())
+    published = [
+        {"containerPort": port, "hostPort": port, "listenAddress": "127.0.0.1"} for port in (30100, 30200, 30400)
+    ]
+    containers["mlops-poc-control-plane"]["ports"] = published
+    (clustered.state / "containers.json").write_text(json.dumps(containers))
+    done = clustered.run_only("metallb", "istio", "haproxy")
+    assert done.returncode == 0 and "because an earlier version created it" in done.stdout, done.stderr
+    written = (clustered.root.root / "etc/haproxy/haproxy.cfg").read_text()
+    assert "frontend kserve" in written and "30100" not in written
+
+
 def test_haproxy_keeps_its_configuration_if_it_rejects_the_new_one(clustered):
     assert clustered.run_only("metallb", "istio", "haproxy").returncode == 0
     clustered.root.run("sed", "-i", "s/timeout connect 5s/timeout connect soon/", "/vagrant/provision/haproxy.cfg")
