@@ -3,6 +3,7 @@
 Skipped unless "docker info" works.
 """
 
+import io
 import json
 import os
 import re
@@ -21,7 +22,7 @@ REGISTRY = "127.0.0.1:21500"
 NAME = f"{REGISTRY}/mlops-poc-test/tiny"
 
 pytestmark = [
-    pytest.mark.system("docker", "docker-registry"),
+    pytest.mark.system("docker"),
     pytest.mark.skipif(not ENGINE, reason="no Docker engine answers"),
 ]
 
@@ -43,6 +44,8 @@ def step(text, **environment):
 @pytest.fixture(scope="module")
 def digest(tmp_path_factory):
     """Run a registry with one image; yields the digest of the image."""
+    if not shutil.which("docker-registry"):
+        pytest.skip("docker-registry is not installed")
     folder = tmp_path_factory.mktemp("registry")
     (folder / "config.yml").write_text(
         f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {folder}/data}}}}\nhttp: {{addr: {REGISTRY}}}\n"
@@ -108,3 +111,23 @@ def test_image_is_mirrored_from_a_registry_and_loaded_into_docker(tmp_path, dige
 def test_error_names_an_image_that_cannot_be_pulled(tmp_path, digest):
     pull = step(f"sleep() {{ :; }}; provide_image {NAME}:never docker")
     assert pull.returncode == 1 and f"error: cannot pull {NAME}:never" in pull.stderr
+
+
+def test_image_has_every_file_of_the_transformer():
+    """.dockerignore lists what may be copied."""
+    root = PROVISION.parent
+    copied = re.findall(r"^COPY (?!--from)(.*) \S+$", (root / "transformer.Dockerfile").read_text(), re.MULTILINE)
+    name = "mlops-poc-test/files:1"
+    lines = ["FROM scratch", *(f"COPY {source} /{source}" for source in copied), 'CMD ["/none"]']
+    build = ["docker", "build", "--quiet", "--tag", name, "--file", "-", root]
+    subprocess.run(build, input="\n".join(lines), check=True, capture_output=True, text=True)
+    container = docker("create", name)
+    try:
+        exported = subprocess.run(["docker", "export", container], check=True, capture_output=True).stdout
+        with tarfile.open(fileobj=io.BytesIO(exported)) as archive:
+            files = {entry.name for entry in archive if entry.isfile()}
+    finally:
+        docker("rm", container)
+        docker("image", "rm", name)
+    tracked = subprocess.run(["git", "ls-files", *copied], cwd=root, check=True, capture_output=True, text=True).stdout
+    assert set(tracked.split()) <= files
