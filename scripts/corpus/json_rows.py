@@ -15,7 +15,7 @@ import functools
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import ijson
 
@@ -31,47 +31,63 @@ OpenText = Callable[[], AbstractContextManager[TextIO]]
 Rows = Iterator[tuple[str, Any]]
 
 
+class Places(NamedTuple):
+    """The names or paths of the columns in a row; None: it cannot have that column."""
+
+    text: list[str]
+    title: str | None
+    label: str | None
+
+
 def read_json(table: Table, encoding: str, open_text: OpenText) -> Iterator[Document]:
     """Read the documents of a JSON file."""
     shape, rows = find_shape(table, open_text)
-    examples: dict[tuple[str, ...], dict[str, Any]] = {}  # a row of each set of names
-    for number, (place, row) in enumerate(rows, start=1):
+    places: dict[tuple[str, ...], Places] = {}
+    examples: dict[str, Any] = {}
+    for number, (where, row) in enumerate(rows, start=1):
         if isinstance(row, list):
             row = numbered(row)
         if not isinstance(row, dict):
-            raise CorpusError(f"{place} of {table.name} is {shorten(json.dumps(row))}: expected an object.")
-        if tuple(row) not in examples:
-            examples[tuple(row)] = row
-        parts = text_parts(tuple(row), table.options.text_column or "text", table.name)
-        try:
-            texts = [text for part in parts if (text := as_text(field(row, part))) and not text.isspace()]
-        except TypeError as error:
-            raise no_text(place, table.name, {part: field(row, part) for part in parts}) from error
+            raise CorpusError(f"{where} of {table.name} is {shorten(json.dumps(row))}: expected an object.")
+        names = tuple(row)
+        if names not in places:
+            places[names] = find_places(list(names), table)
+            examples |= row | leaves(row)
+        text_places, title_place, label_place = places[names]
+        texts = [text for place in text_places if (text := text_at(row, place, where, table))]
         if not texts:
             table.findings.left_out["rows without text"] += 1
             continue
-        title, label = (
-            as_name(field(row, name_in(tuple(row), wanted, table.name)))
-            for wanted in (table.options.title_column or "title", table.options.label_column or "label")
-        )
+        title = None if title_place is None else as_name(field(row, title_place))
+        label = None if label_place is None else as_name(field(row, label_place))
         yield make_document(str(number), "\n".join(texts), title, label)
     if examples:
-        found = {name: value for row in examples.values() for name, value in (row | leaves(row)).items()}
-        columns = find_columns(found, table.options, table.name)
+        columns = find_columns(examples, table.options, table.name)
         table.findings.formats[f"JSON, {shape}, {encoding}, {columns}"] += 1
 
 
-@functools.lru_cache(maxsize=1_000)
-def text_parts(names: tuple[str, ...], wanted: str, table: str) -> list[str]:
-    """The names or paths of the columns with the text in a row with these names."""
-    if whole := find_column(list(names), wanted, "--text-column", table):
-        return [whole]
-    return [name_in(names, part.strip(), table) for part in wanted.split(",")]
+def find_places(names: list[str], table: Table) -> Places:
+    """Find the columns of a row by its names. Of the names that it has not, those with a dot may be paths inside it."""
+
+    def place(wanted: str, option: str) -> str | None:
+        return find_column(names, wanted, option, table.name) or (wanted if "." in wanted else None)
+
+    text = table.options.text_column or "text"
+    whole = find_column(names, text, "--text-column", table.name)
+    parts = [whole] if whole else [place(part.strip(), "--text-column") for part in text.split(",")]
+    title = place(table.options.title_column or "title", "--title-column")
+    label = place(table.options.label_column or "label", "--label-column")
+    return Places([part for part in parts if part is not None], title, label)
 
 
-@functools.lru_cache(maxsize=1_000)
-def name_in(names: tuple[str, ...], wanted: str, table: str) -> str:
-    return find_column(list(names), wanted, "another name", table) or wanted
+def text_at(row: dict[str, Any], place: str, where: str, table: Table) -> str | None:
+    """The text at a place in a row; None if it is missing or blank. Raises CorpusError if it is no text."""
+    value = field(row, place)
+    try:
+        text = as_text(value)
+    except TypeError as error:
+        raise no_text(where, table.name, place, value) from error
+    return text if text and not text.isspace() else None
 
 
 def field(row: dict[str, Any], path: str) -> Any:
@@ -82,12 +98,11 @@ def numbered(values: list[Any]) -> dict[str, Any]:
     return {str(number): value for number, value in enumerate(values, start=1)}
 
 
-def no_text(place: str, table: str, values: dict[str, Any]) -> CorpusError:
+def no_text(where: str, table: str, name: str, value: Any) -> CorpusError:
     """The error about a value that is no text, with the paths of texts inside it."""
-    name, value = next((name, value) for name, value in values.items() if value and not isinstance(value, str))
     paths = [path for path in leaves({name: value}) if path != name]
     hint = f"--text-column names a part of it: {shorten(', '.join(paths))}" if paths else "--text-column names another"
-    return CorpusError(f"{place} of {table} has in column '{name}' no text, but {shorten(json.dumps(value))}. {hint}.")
+    return CorpusError(f"{where} of {table} has in column '{name}' no text, but {shorten(json.dumps(value))}. {hint}.")
 
 
 # ---------------------------------------------------------------------------------------------------------- shape
