@@ -22,7 +22,6 @@ if __name__ == "__main__":
     exit_on_interrupt()
 
 import argparse
-import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -32,10 +31,10 @@ from typing import Any
 import coloredlogs
 import numpy as np
 
-from assignment.assignment_file import add_assignments_option, assignment_file, assignment_output
+from assignment.assignment_file import add_assignments_option, assignment_file
 from assignment.parallel import add_engine_options, assign_all
 from corpus.documents import Batch
-from corpus.protection import Output, add_overwrite_option, check_outputs
+from corpus.protection import add_overwrite_option
 from corpus.source import CorpusError, Source, add_dataset_options, source_of
 from failure import report_errors
 from model import artefacts
@@ -47,6 +46,7 @@ from training.cluster_count import AUTO, cluster_numbers
 from training.cluster_statistics import ClusterStatistics
 from training.earlier_model import read_earlier_model
 from training.fitting import FittedModel, Settings, choose_number, fit_model
+from training.preflight import check_before_training
 from training.progress import timed
 from training.sample import Sample, limit_dimensions, read_sample
 from training.scores import log_scores, measure_scores
@@ -94,22 +94,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--verbose", action="store_true", help="print the progress of k-means")
     add_log_level_option(parser)
     return parser.parse_args()
-
-
-def outputs(arguments: argparse.Namespace) -> list[Output]:
-    """The files that the training is going to write."""
-    names = [CLUSTERS_FILE, MODEL_FILE, TRANSFORMER_FILE, *([REPORT_FILE] if arguments.report else [])]
-    files = [Output(arguments.output_dir / name, "--output-dir", is_of_a_training) for name in names]
-    return [*files, *assignment_output(arguments.assignments)]
-
-
-def is_of_a_training(path: Path) -> bool:
-    """Whether a file lies beside the clusters.json of a training."""
-    try:
-        summary = json.loads(path.with_name(CLUSTERS_FILE).read_bytes())
-        return MODEL_FILE in summary["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 def train(arguments: argparse.Namespace, write_assignments: Callable[[Batch, Assigned, dict[int, str]], None]) -> None:
@@ -212,7 +196,7 @@ def main() -> None:
     warnings.formatwarning = lambda message, *_: str(message)
     warnings.filterwarnings("ignore", "Number of distinct clusters")  # of each run; fit_model warns once
     with report_errors(log):
-        check_outputs(arguments.dataset, outputs(arguments), arguments.overwrite)
+        check_before_training(arguments, REPORT_FILE if arguments.report else None)
         with assignment_file(arguments.assignments) as write_assignments:
             train(arguments, write_assignments)
 

@@ -13,6 +13,7 @@ from corpus.builtin import read_aws_docs, read_newsgroups
 from corpus.csv_rows import QUOTES
 from corpus.documents import DEFAULT_ENDPOINT, Batch, CorpusError, Findings, Options, in_batches
 from corpus.files import read_files
+from corpus.languages import warn_of_languages
 from corpus.tables import KIND_NAMES
 
 DETECT = Options()
@@ -149,6 +150,7 @@ def draw_sample(source: Source, size: int, seed: int) -> tuple[Corpus, int]:
         raise CorpusError(f"{source.name} has no document with text in it.")
     reservoir.sort()
     _, identities, documents, titles, labels = map(list, zip(*reservoir))
+    warn_of_languages(source.name, documents)
     names = set(labels) - {None}
     if len(names) == 1:
         log.warning("%s has one label only, '%s': nothing to compare the clusters with", source.name, *names)
