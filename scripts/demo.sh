@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train a model, serve it on localhost, and send a sample request. Runs until Ctrl-C.
+# Train a model, serve it on localhost with a page to try it, and send a sample request. Runs until Ctrl-C.
 #   scripts/demo.sh
 #   PORT=9000 scripts/demo.sh      HTTP port 9000 instead of 8080; gRPC uses the next one
 # Uses the model in the repository's folder if there is one.
@@ -8,6 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 port=${PORT:-8080}
 python=scripts/.venv/bin/python
+page=http://localhost:$port/ui
 url=http://localhost:$port/v1/models/textclustering
 text='The goalie stopped every shot in overtime'
 
@@ -44,10 +45,10 @@ trap 'kill "$server" 2>/dev/null; wait "$server" 2>/dev/null || true' EXIT
 trap 'echo; exit 0' INT TERM
 
 echo "Waiting for the service on port $port, at most 60 s"
-"$python" - "$url" "$text" "$server" <<'PYTHON'
+"$python" - "$page" "$url" "$text" "$server" <<'PYTHON'
 import json, os, sys, time, urllib.request
 
-url, text, server = sys.argv[1], sys.argv[2], int(sys.argv[3])
+page, url, text, server = *sys.argv[1:4], int(sys.argv[4])
 body = json.dumps({"instances": [text]})
 # Never through a proxy: it could not reach this machine's localhost.
 proxied = urllib.request.getproxies() and not urllib.request.proxy_bypass("localhost")
@@ -68,10 +69,11 @@ for _ in range(120):
 else:
     sys.exit("demo.sh: the service is not ready after 60 s")
 
-print(f"\n$ curl {'--noproxy localhost ' if proxied else ''}{url}:predict -d '{body}'")
+print(f"\nOpen {page} in a browser, or send a request:")
+print(f"$ curl {'--noproxy localhost ' if proxied else ''}{url}:predict -d '{body}'")
 print(post("predict"))
 explanation = json.loads(post("explain"))["explanations"][0]
 print(f"Cluster {explanation['cluster']}: {' '.join(explanation['top_terms'])}\n")
 PYTHON
-echo "Serving $url:predict and :explain until Ctrl-C"
+echo "Serving until Ctrl-C"
 wait "$server"

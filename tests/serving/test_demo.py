@@ -38,6 +38,8 @@ def test_demo_sends_a_sample_request_listens_on_localhost_only_bypasses_the_prox
             output += line
             if line.startswith("Serving"):
                 break
+        address = output.index(f"Open http://localhost:{port}/ui in a browser")
+        assert address < output.index("$ curl"), "the address of the page comes first"
         assert f"$ curl --noproxy localhost http://localhost:{port}/v1/models/textclustering:predict -d" in output
         assert '{"predictions":[' in output and "\nCluster " in output, output
         (server,) = (child for child in psutil.Process(demo.pid).children() if "transformer.py" in child.cmdline())
