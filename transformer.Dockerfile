@@ -28,4 +28,4 @@ COPY --from=builder /app/scripts /app/scripts
 USER 1000
 EXPOSE 8080 8081
 # Clients of a pod are outside it. KServe appends its own arguments.
-ENTRYPOINT ["/venv/bin/python", "/app/transformer.py", "--host", "0.0.0.0"]
+ENTRYPOINT ["/venv/bin/python", "/app/transformer.py", "--host", "::"]

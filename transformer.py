@@ -41,6 +41,7 @@ from serving import kserve_overrides
 from serving.bodies import BodyDecoder
 from serving.documents import BadRequest, read_documents
 from serving.explanations import Explainer
+from serving.log_privacy import hide_request_texts
 from serving.metrics import Metrics
 from serving.page import add_page
 from serving.predictor import Predictor
@@ -62,17 +63,30 @@ def parse_arguments() -> argparse.Namespace:
     parser.set_defaults(predictor_request_timeout_seconds=10, grpc_max_receive_message_length=None)
     add_options(parser.add_argument_group("text clustering"))
     arguments = parser.parse_args()
+    if problem := invalid(arguments):
+        parser.error(problem)
+    return arguments
+
+
+def invalid(arguments: argparse.Namespace) -> str | None:
+    """What is wrong with the arguments, in one line."""
+    if not re.fullmatch(r"[\w.-]+", arguments.model_name, re.ASCII):
+        # It is a part of paths such as /v1/models/NAME:predict.
+        return f"--model_name {arguments.model_name}: only letters, digits, '.', '_' and '-' are allowed"
     if bool(arguments.predictor_host) == bool(arguments.model_path):
-        parser.error("give either --predictor_host (a predictor elsewhere) or --model-path (predict in this process)")
+        return "give either --predictor_host (a predictor elsewhere) or --model-path (predict in this process)"
+    if arguments.predictor_host and not re.fullmatch(r"([\w.-]+|\[[\da-fA-F:.]+\])(:\d+)?", arguments.predictor_host):
+        return (
+            f"--predictor_host {arguments.predictor_host}: expected HOST or HOST:PORT, without http:// and without a "
+            "path; --predictor_use_ssl true selects https"
+        )
     if arguments.workers != 1:
         # KServe's workers are processes that share neither the metrics nor the settings of this one.
-        parser.error("--workers must be 1: run more replicas instead")
+        return "--workers must be 1: run more replicas instead"
     for origin in arguments.cors_origin:
         if not re.fullmatch(r"https?://[^/]+|\*", origin):
-            parser.error(
-                f"--cors-origin {origin}: expected an origin such as https://example.org, without a path, or *"
-            )
-    return arguments
+            return f"--cors-origin {origin}: expected an origin such as https://example.org, without a path, or *"
+    return None
 
 
 def add_options(group: argparse._ArgumentGroup) -> None:
@@ -83,7 +97,7 @@ def add_options(group: argparse._ArgumentGroup) -> None:
         help="the pipeline written by text_clustering.py, with clusters.json beside it",
     )
     group.add_argument("--model-path", type=Path, help="the k-means model, to predict in this process")
-    group.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all interfaces")
+    group.add_argument("--host", default="127.0.0.1", help="address to listen on; :: for all, IPv4 and IPv6")
     group.add_argument(
         "--cors-origin",
         metavar="ORIGIN",
@@ -242,6 +256,7 @@ def main() -> None:
         # They log four lines per successful request.
         for name in ("uvicorn.access", "kserve.trace"):
             logging.getLogger(name).setLevel(logging.WARNING)
+    hide_request_texts()
     kserve_overrides.silence_deprecations()
     predictor_config = PredictorConfig(
         predictor_host=arguments.predictor_host,
@@ -267,8 +282,7 @@ def main() -> None:
 
 
 def configure_app(arguments: argparse.Namespace) -> None:
-    kserve_overrides.add_error_handlers(app)
-    kserve_overrides.refuse_other_methods(app)
+    app.add_middleware(kserve_overrides.HeadAsGet)
     app.add_middleware(BodyDecoder, limit=arguments.max_body_bytes)
     if arguments.cors_origin:
         app.add_middleware(

@@ -6,11 +6,16 @@ from collections.abc import Awaitable
 from email.message import Message as EmailMessage
 
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 UNZIP = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}  # RFC 9110, 8.4.1
 # Python codecs that are not charsets; decoding some takes quadratic time.
 NO_CHARSETS = {"idna", "punycode", "undefined", "unicode_escape", "raw_unicode_escape", "unicode-escape"}
+
+
+class BadBody(HTTPException):
+    """The body cannot be decoded; the detail quotes headers, so it is only for the client."""
 
 
 class BodyDecoder:
@@ -46,7 +51,7 @@ class BodyDecoder:
                 raise self.too_large()
             content_encoding = headers.get(b"content-encoding", b"").decode("latin-1").strip().lower()
             if content_encoding not in {"", "identity", *UNZIP}:
-                raise HTTPException(
+                raise BadBody(
                     415,
                     f"The Content-Encoding {content_encoding!r} is not supported: send gzip, deflate, or none.",
                     {"Accept-Encoding": "gzip, deflate"},
@@ -64,6 +69,8 @@ class BodyDecoder:
         more = True
         while more:
             message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
             body += message.get("body", b"")
             more = message.get("more_body", False)
             if len(body) > self.limit:
@@ -75,11 +82,11 @@ class BodyDecoder:
         try:
             decoded = stream.decompress(body, self.limit + 1)
         except zlib.error as error:
-            raise HTTPException(400, f"The body is not {content_encoding}: {error}.") from error
+            raise BadBody(400, f"The body is not {content_encoding}: {error}.") from error
         if len(decoded) > self.limit:
             raise self.too_large()
         if not stream.eof or stream.unused_data:
-            raise HTTPException(400, f"The body is not one whole {content_encoding} stream.")
+            raise BadBody(400, f"The body is not one whole {content_encoding} stream.")
         return decoded
 
     def too_large(self) -> HTTPException:
@@ -90,7 +97,7 @@ def charset_of(content_type: str) -> str:
     """The charset of a Content-Type; default UTF-8.
 
     Raises:
-        HTTPException: 415, Python does not know it.
+        BadBody: 415, Python does not know it.
     """
     header = EmailMessage()
     header["content-type"] = content_type
@@ -100,7 +107,7 @@ def charset_of(content_type: str) -> str:
             raise LookupError
         io.TextIOWrapper(io.BytesIO(), charset)  # rejects codecs that are not for text
     except (LookupError, ValueError):
-        raise HTTPException(415, f"The charset {charset!r} is not supported: send UTF-8.") from None
+        raise BadBody(415, f"The charset {charset!r} is not supported: send UTF-8.") from None
     return charset
 
 
@@ -108,11 +115,11 @@ def to_utf8(body: bytes, charset: str) -> bytes:
     """Transcode a body.
 
     Raises:
-        HTTPException: 400, it is not valid in this charset.
+        BadBody: 400, it is not valid in this charset.
     """
     if charset == "utf-8":
         return body
     try:
         return body.decode(charset).encode()
     except UnicodeError as error:
-        raise HTTPException(400, f"The body is not in the charset {charset}: {error}.") from error
+        raise BadBody(400, f"The body is not in the charset {charset}: {error}.") from error

@@ -16,9 +16,20 @@ JSON_KINDS = {
     dict: "an object",
 }
 
+EXPECTED_V1 = 'The v1 protocol expects {"instances": ["a text", ...]}.'
+
 
 class BadRequest(InvalidInput):
-    """The request is invalid; the message says where and why: 400, INVALID_ARGUMENT in gRPC."""
+    """The request is invalid; the message says where and why: 400, INVALID_ARGUMENT in gRPC.
+
+    Args:
+        reason: for the client.
+        logged: for the log, if the reason contains anything that the client sent.
+    """
+
+    def __init__(self, reason: str, logged: str | None = None) -> None:
+        super().__init__(reason)
+        self.logged = logged or reason
 
 
 def read_documents(payload: dict[str, Any] | InferRequest, max_documents: int) -> list[str]:
@@ -32,8 +43,10 @@ def read_documents(payload: dict[str, Any] | InferRequest, max_documents: int) -
         instances, name = read_tensor(payload), "inputs[0].data"
     elif isinstance(payload, dict) and isinstance(payload.get("instances"), list):
         instances, name = payload["instances"], "instances"
+    elif isinstance(payload, dict) and "inputs" in payload and "instances" not in payload:
+        raise BadRequest("This is a v2 request: send it to /v2/models/NAME/infer. " + EXPECTED_V1)
     else:
-        raise BadRequest('Expected {"instances": ["a text", ...]}: a list named "instances" is missing.')
+        raise BadRequest(f'{EXPECTED_V1} A list named "instances" is missing.')
     if not instances:
         raise BadRequest(f'"{name}" is empty: expected at least one text.')
     if len(instances) > max_documents:
@@ -80,11 +93,14 @@ def read_tensor(request: InferRequest) -> list:
         raise BadRequest(f"Expected one input tensor with the texts, got {len(request.inputs)}.")
     tensor = request.inputs[0]
     if tensor.datatype != "BYTES":
-        raise BadRequest(f"The input tensor is {tensor.datatype}: expected BYTES, one text an element.")
+        raise BadRequest(
+            f"The input tensor is {tensor.datatype}: expected BYTES, one text per element.",
+            "The datatype of the input tensor is not BYTES.",
+        )
     try:
         elements = tensor.as_numpy().ravel().tolist() if tensor.data in (None, []) else tensor.data
     except Exception as error:  # struct.error, ValueError: whatever a broken tensor provokes
-        raise BadRequest(f"The input tensor cannot be read: {error}.") from error
+        raise BadRequest(f"The input tensor cannot be read: {error}.", "The input tensor cannot be read.") from error
     elements = decode_content(tensor, elements)
     if list(tensor.shape) not in ([len(elements)], [len(elements), 1]):
         raise BadRequest(f"The input tensor has shape {list(tensor.shape)}: expected [{len(elements)}].")
@@ -98,10 +114,14 @@ def decode_content(tensor: InferInput, elements: list) -> list:
         BadRequest: the content type is not one of texts, or the elements do not match it.
     """
     content_type = (tensor.parameters or {}).get("content_type")
+    content_type = getattr(content_type, "string_param", content_type)  # as gRPC has it
     if content_type in (None, "str"):
         return elements
     if content_type != "base64":
-        raise BadRequest(f'The input tensor has the content_type {content_type!r}: expected "str" or "base64".')
+        raise BadRequest(
+            f'The input tensor has the content_type {content_type!r}: expected "str" or "base64".',
+            'The content_type of the input tensor is neither "str" nor "base64".',
+        )
     decoded = []
     for n, element in enumerate(elements):
         try:

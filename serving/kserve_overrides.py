@@ -1,8 +1,13 @@
 """Overrides of KServe's REST endpoints and data plane."""
 
+import contextlib
 import logging
+import re
 import warnings
+from collections.abc import Awaitable, Sequence
+from http import HTTPStatus
 from typing import Any, NoReturn
+from urllib.parse import quote
 
 import orjson
 from fastapi import FastAPI
@@ -12,14 +17,22 @@ from kserve.constants.constants import INFERENCE_CONTENT_LENGTH_HEADER
 from kserve.errors import ModelNotFound
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
+from kserve.protocol.rest.server import RESTServer
 from kserve.protocol.rest.v2_datamodels import InferenceRequest
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Match
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serving.bodies import BadBody
 from serving.documents import BadRequest
 from serving.predictor_client import PredictorTimeout, PredictorUnavailable
 
 UTF8_MARK = b"\xef\xbb\xbf"
+VERB = re.compile("^/v1/models/[^/:]*:([^/]*)$")
+NO_VERSIONS = "This server has one version of the model: leave the version out."
 
 log = logging.getLogger("kserve.transformer")  # inherits format and level from KServe's logger
 
@@ -37,16 +50,22 @@ class JsonDataPlane(DataPlane):
         try:
             if isinstance(body, bytes) and INFERENCE_CONTENT_LENGTH_HEADER not in headers and "ce-id" not in headers:
                 body = body.removeprefix(UTF8_MARK)
-                if protocol_version == "v2":
-                    body = InferenceRequest.model_validate_json(body)
-                else:
+                if protocol_version == "v1":
                     return self.decode_cloudevent(orjson.loads(body))
+                body = InferenceRequest.model_validate_json(body)
             if isinstance(body, InferenceRequest):
                 # Names are repeated in the answer, which half a surrogate pair ("\\ud800" in JSON) would break.
                 "".join([body.id or "", *(tensor.name for tensor in body.inputs + (body.outputs or []))]).encode()
             return super().decode(body, headers, protocol_version, model_name)
+        except ValidationError as error:
+            raise malformed_v2(error.errors(include_input=False), is_v1(body)) from error
         except Exception as error:
-            raise BadRequest(f"The request cannot be read: {error}") from error
+            raise BadRequest(f"The request cannot be read: {error}", "The request cannot be read.") from error
+
+    def decode_cloudevent(self, body: Any) -> tuple[Any, dict[str, Any]]:
+        if isinstance(body, dict) and body.keys() >= {"specversion", "id", "source", "type", "data"}:
+            body = {"time": None, **body}  # optional in CloudEvents 1.0, but KServe requires it
+        return super().decode_cloudevent(body)
 
     async def ready(self) -> bool:
         for model in self.model_registry.get_models():
@@ -61,18 +80,33 @@ class JsonDataPlane(DataPlane):
 
         Raises:
             PredictorUnavailable: the predictor is not ready.
-            NoSuchModel: this server has no model of this name.
+            ModelNotFound: this server has no model of this name.
         """
         if not self.model_registry.get_model(model_name):
-            raise NoSuchModel(model_name)
+            raise ModelNotFound(model_name)
         ready = await super().model_ready(model_name, True)
         if not disable_predictor_health_check:
             self.model_registry.get_model(model_name).check_ready()
         return ready
 
 
-class NoSuchModel(ModelNotFound):
-    """A separate class because KServe replaces our handler of ModelNotFound."""
+def malformed_v2(errors: Sequence[Any], is_v1: bool) -> BadRequest:
+    """The error for a malformed v2 request, from pydantic's errors."""
+    if is_v1:
+        return BadRequest(
+            'This is a v1 request: send it to /v1/models/NAME:predict. The v2 protocol expects {"inputs": [...]}.'
+        )
+    described = "; ".join(f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in errors[:3])
+    types = ", ".join(sorted({error["type"] for error in errors}))  # pydantic's names, such as list_type
+    return BadRequest(f"The request is not of the v2 protocol: {described}", f"Malformed v2 request ({types})")
+
+
+def is_v1(body: Any) -> bool:
+    """Whether a body, in JSON or decoded, is a v1 request."""
+    if isinstance(body, bytes):
+        with contextlib.suppress(ValueError):
+            body = orjson.loads(body)
+    return isinstance(body, dict) and "instances" in body and "inputs" not in body
 
 
 class FixedRepository(ModelRepositoryExtension):
@@ -87,44 +121,94 @@ class FixedRepository(ModelRepositoryExtension):
 def add_error_handlers(app: FastAPI) -> None:
     """Return every error as {"error": "..."} and log it in one line; KServe would log a traceback."""
 
-    def answer(request: Request, status: int, message: str, headers: Any = None) -> JSONResponse:
-        log.warning("%s %s: %d %s", request.method, request.url.path, status, message)
-        return JSONResponse({"error": message}, status, headers)
-
-    async def malformed_v2(request: Request, error: Any) -> JSONResponse:
-        return answer(request, 400, "; ".join(f"{item['loc'][-1]}: {item['msg']}" for item in error.errors()))
-
-    async def http_error(request: Request, error: Any) -> JSONResponse:
-        return answer(request, error.status_code, error.detail, error.headers)
+    def answer(request: Request, status: int, reason: str, logged: str, headers: Any = None) -> JSONResponse:
+        log.warning("%s %s: %d %s", request.method, quote(request.url.path, "/:"), status, logged)
+        return JSONResponse({"error": reason}, status, headers)
 
     async def bad_request(request: Request, error: Any) -> JSONResponse:
-        return answer(request, 400, error.reason)
+        return answer(request, 400, error.reason, error.logged)
+
+    async def malformed(request: Request, error: Any) -> JSONResponse:
+        # FastAPI tries the body as InferenceRequest and as bytes, and reports both.
+        errors = [item for item in error.errors() if item["loc"][1:2] != ("bytes",)]
+        for item in errors:
+            item["loc"] = [part for part in item["loc"] if part not in ("body", "InferenceRequest")]
+        return await bad_request(request, malformed_v2(errors, is_v1(error.body)))
+
+    async def http_error(request: Request, error: Any) -> JSONResponse:
+        if error.status_code in (404, 405):
+            return wrong_address(request, error)
+        logged = HTTPStatus(error.status_code).phrase if isinstance(error, BadBody) else error.detail
+        return answer(request, error.status_code, error.detail, logged, error.headers)
+
+    def wrong_address(request: Request, error: Any) -> JSONResponse:
+        """404 for a path that no route has, otherwise 405."""
+        path = request.url.path
+        if (verb := VERB.search(path)) and verb[1] not in ("predict", "explain"):
+            reason = f"There is no :{verb[1]}; use :predict or :explain."
+            return answer(request, 404, reason, "Neither :predict nor :explain")
+        if not (methods := allowed_methods(request)):
+            return answer(request, 404, "Not Found", "Not Found")
+        return answer(request, 405, "Method Not Allowed", "Method Not Allowed", {"Allow": ", ".join(methods)})
 
     async def no_such_model(request: Request, error: Any) -> JSONResponse:
-        return answer(request, 404, error.reason)
+        if request.method == "GET" and VERB.search(request.url.path):  # KServe takes the verb for a part of the name
+            return wrong_address(request, error)
+        return answer(request, 404, error.reason, error.reason)
 
     async def predictor_unavailable(request: Request, error: Any) -> JSONResponse:
-        return answer(request, 503, error.reason)
+        return answer(request, 503, error.reason, error.reason)
 
     async def predictor_timeout(request: Request, error: Any) -> JSONResponse:
-        return answer(request, 504, error.details)
+        return answer(request, 504, error.details, error.details)
 
-    app.add_exception_handler(RequestValidationError, malformed_v2)
+    async def no_versions(request: Request, error: Any) -> JSONResponse:
+        return answer(request, 501, NO_VERSIONS, NO_VERSIONS)
+
+    async def disconnected(request: Request, error: Any) -> Response:
+        return Response()  # nobody receives it
+
+    app.add_exception_handler(RequestValidationError, malformed)
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(BadRequest, bad_request)
-    app.add_exception_handler(NoSuchModel, no_such_model)
+    app.add_exception_handler(ModelNotFound, no_such_model)
     app.add_exception_handler(PredictorUnavailable, predictor_unavailable)
     app.add_exception_handler(PredictorTimeout, predictor_timeout)
+    app.add_exception_handler(NotImplementedError, no_versions)
+    app.add_exception_handler(ClientDisconnect, disconnected)
 
 
-def refuse_other_methods(app: FastAPI) -> None:
-    """Return 405 for GET ...:predict, which KServe treats as a readiness request for a model named "...:predict"."""
+def replace_error_handlers(rest_server: RESTServer) -> None:
+    """Add our error handlers after KServe's, of which some are for the same exceptions."""
+    add_kserves = rest_server._add_exception_handlers
 
-    async def not_allowed(model_name: str, verb: str) -> None:
-        raise HTTPException(405, "Method Not Allowed", {"Allow": "POST"})
+    def add_both(app: FastAPI) -> None:
+        add_kserves(app)
+        add_error_handlers(app)
 
-    methods = ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"]
-    app.add_api_route("/v1/models/{model_name}:{verb}", not_allowed, methods=methods, include_in_schema=False)
+    rest_server._add_exception_handlers = add_both
+
+
+def allowed_methods(request: Request) -> list[str]:
+    """The methods of all routes of the request's path; with GET there is HEAD."""
+    if VERB.search(request.url.path):
+        return ["POST"]  # KServe's GET route takes the verb for a part of the model's name
+    scopes = {method: {**request.scope, "method": method} for method in ("GET", "POST")}
+    routes = request.app.routes
+    methods = [m for m in scopes if any(route.matches(scopes[m])[0] == Match.FULL for route in routes)]
+    return [*methods, *(["HEAD"] if "GET" in methods else [])]
+
+
+class HeadAsGet:
+    """ASGI middleware that answers HEAD like GET; uvicorn leaves the body out."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
+        return self.app(scope, receive, send)
 
 
 def silence_deprecations() -> None:

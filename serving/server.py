@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import select
 import signal
@@ -20,15 +21,17 @@ from kserve.logging import trace_logger
 from kserve.predictor_config import PredictorConfig
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
-from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor, LoggingInterceptor
+from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
 from kserve.protocol.grpc.servicer import InferenceServicer
 
-from serving.kserve_overrides import FixedRepository, JsonDataPlane
+from serving.addresses import listen, resolve
+from serving.documents import BadRequest
+from serving.http_protocol import HttpProtocol
+from serving.kserve_overrides import NO_VERSIONS, FixedRepository, JsonDataPlane, replace_error_handlers
 from serving.predictor_client import PredictorTimeout, PredictorUnavailable
 
 LAME_DUCK = 1.0  # seconds for which a server that is shutting down accepts requests, until all clients know
 GRACE = 30  # seconds for the remaining answers
-ALL_INTERFACES = "0.0.0.0"
 
 log = logging.getLogger("kserve.transformer")
 
@@ -64,17 +67,21 @@ class Server(kserve.ModelServer):
     async def _serve(self) -> None:
         (model,) = self.registered_models.get_models().values()
         rest_server = self._rest_server._server
-        rest_server.config.host = self.host
+        sockets = [listen(address) for address in resolve(self.host, self.http_port)]
+        rest_server.serve = functools.partial(rest_server.serve, sockets=sockets)
+        rest_server.config.http, rest_server.config.ws = HttpProtocol, "none"
+        rest_server.capture_signals = contextlib.nullcontext  # uvicorn would shut down REST on its own
+        replace_error_handlers(self._rest_server)
         if not (trace_logger.isEnabledFor(logging.INFO) or self.access_log_format):
             self._rest_server._add_middlewares = lambda app: None  # they measure what nothing logs
-        rest_server.capture_signals = contextlib.nullcontext  # uvicorn would shut down REST on its own
         shutdown = shutdown_event(rest_server)
-        grpc_server = self.bind_grpc() if self.grpc_port else None
+        grpc_server = self.bind_grpc(self.grpc_port) if self.grpc_port else None
         rest = asyncio.create_task(super()._serve())
         while not rest_server.started:  # or uvicorn logs the reason and exits
             await asyncio.sleep(0.01)
         if grpc_server:
             await grpc_server.start()
+        log.info("Listening on %s, gRPC port %s", self.host, self.grpc_port or "closed")
         watching = asyncio.create_task(model.watch())
         await shutdown.wait()
         log.info("Shutting down after answering all requests that have arrived")
@@ -85,21 +92,19 @@ class Server(kserve.ModelServer):
         watching.cancel()
         await model.close()
 
-    def bind_grpc(self) -> grpc.aio.Server:
+    def bind_grpc(self, port: int) -> grpc.aio.Server:
         server = grpc.aio.server(
             ThreadPoolExecutor(self.max_threads),
-            interceptors=(LoggingInterceptor(), OneLineInterceptor()),
+            interceptors=(OneLineInterceptor(),),
             # Otherwise two servers could share the port.
             options=[("grpc.so_reuseport", 0), *self.grpc_options.items()],
         )
         add_GRPCInferenceServiceServicer_to_server(Servicer(self.dataplane, self.model_repository_extension), server)
-        host = "[::]" if self.host == ALL_INTERFACES else self.host  # as KServe names them to gRPC
-        try:
-            server.add_insecure_port(f"{host}:{self.grpc_port}")
-        except RuntimeError:
-            sys.exit(
-                f"transformer.py: cannot listen on port {self.grpc_port} of {host}: choose another with --grpc_port"
-            )
+        for address in resolve(self.host, port):
+            try:
+                server.add_insecure_port(str(address))
+            except RuntimeError:
+                sys.exit(f"transformer.py: cannot listen on {address}: choose another --host or --grpc_port")
         return server
 
 
@@ -138,7 +143,7 @@ def has_unread(rest_server: uvicorn.Server) -> bool:
 
 
 class Servicer(InferenceServicer):
-    """KServe's gRPC endpoints, but readiness is False rather than an error."""
+    """KServe's gRPC endpoints, but readiness is False rather than an error, and model versions are refused."""
 
     async def ServerReady(self, request: pb.ServerReadyRequest, context: Any) -> pb.ServerReadyResponse:
         try:
@@ -147,28 +152,50 @@ class Servicer(InferenceServicer):
             return pb.ServerReadyResponse(ready=False)
 
     async def ModelReady(self, request: pb.ModelReadyRequest, context: Any) -> pb.ModelReadyResponse:
+        refuse_version(request.version)
         try:
             return await super().ModelReady(request, context)
         except PredictorUnavailable:
             return pb.ModelReadyResponse(ready=False)
+
+    async def ModelMetadata(self, request: pb.ModelMetadataRequest, context: Any) -> pb.ModelMetadataResponse:
+        refuse_version(request.version)
+        return await super().ModelMetadata(request, context)
+
+    async def ModelInfer(self, request: pb.ModelInferRequest, context: Any) -> pb.ModelInferResponse:
+        refuse_version(request.model_version)
+        return await super().ModelInfer(request, context)
+
+
+def refuse_version(version: str) -> None:
+    if version:
+        raise NotImplementedError  # as KServe does over REST
 
 
 class OneLineInterceptor(ExceptionToStatusInterceptor):
     """Logs errors of clients and of the predictor in one line; KServe would log a traceback."""
 
     async def handle_exception(self, error: Any, request_or_iterator: Any, context: Any, method_name: str) -> None:
-        statuses = {
-            InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
-            ModelNotFound: grpc.StatusCode.NOT_FOUND,
-            PredictorUnavailable: grpc.StatusCode.UNAVAILABLE,
-            PredictorTimeout: grpc.StatusCode.DEADLINE_EXCEEDED,
-        }
-        for kind, status in statuses.items():
-            if isinstance(error, kind):
-                message = error.details if kind is PredictorTimeout else error.reason
-                log.warning("gRPC %s: %s %s", method_name, status.name, message)
-                await context.abort(status, message)
-        await super().handle_exception(error, request_or_iterator, context, method_name)
+        if isinstance(error, InvalidInput):
+            logged = error.logged if isinstance(error, BadRequest) else "invalid request"
+            status, reason = grpc.StatusCode.INVALID_ARGUMENT, error.reason
+        elif isinstance(error, ModelNotFound):
+            status, reason = grpc.StatusCode.NOT_FOUND, error.reason
+            logged = reason
+        elif isinstance(error, NotImplementedError):
+            status, reason = grpc.StatusCode.UNIMPLEMENTED, NO_VERSIONS
+            logged = reason
+        elif isinstance(error, PredictorUnavailable):
+            status, reason = grpc.StatusCode.UNAVAILABLE, error.reason
+            logged = reason
+        elif isinstance(error, PredictorTimeout):
+            status, reason = grpc.StatusCode.DEADLINE_EXCEEDED, error.details
+            logged = reason
+        else:
+            await super().handle_exception(error, request_or_iterator, context, method_name)
+            return
+        log.warning("gRPC %s: %s %s", method_name, status.name, logged)
+        await context.abort(status, reason)
 
 
 def use_uvloop() -> None:

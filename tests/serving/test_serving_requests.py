@@ -8,6 +8,7 @@ import subprocess
 import grpc
 import pytest
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
+from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
 from support.services import NAME
 from support.serving_client import TEXT, curl, infer_over_grpc
@@ -197,3 +198,34 @@ def mangle_json(value, rng: random.Random):
     if isinstance(value, list):
         return [mangle_json(item, rng) for item in value for _ in range(rng.choice([0, 1, 1, 1, 3]))]
     return value
+
+
+@pytest.mark.parametrize("fields", [{}, {"time": "2026-01-01T00:00:00Z"}])
+def test_structured_cloudevent_is_answered_with_one_with_a_time_or_without(services, fields):
+    event = {"specversion": "1.0", "id": "1", "source": "s", "type": "t", "data": {"instances": [TEXT]}} | fields
+    status, answer = services["in one process"].post("predict", event, "application/cloudevents+json")
+    assert status == 200 and answer["data"] == {"predictions": services["in one process"].predict([TEXT])}
+    assert {"specversion", "id", "source", "type"} <= answer.keys()
+
+
+def test_model_versions_are_refused_over_rest_and_grpc_alike(services):
+    service = services["in one process"]
+    for path, body in (("", None), ("/ready", None), ("/infer", json.dumps({"inputs": [tensor()]}))):
+        answer = curl(
+            f"{service.url}/v2/models/{NAME}/versions/1{path}",
+            "--write-out",
+            "%{http_code}",
+            *(["-d", body] if body else []),
+        )
+        assert b"leave the version out" in answer and answer.endswith(b"501")
+    with grpc.insecure_channel(f"localhost:{service.grpc_port}") as channel:
+        stub = GRPCInferenceServiceStub(channel)
+        for call, request in (
+            (stub.ModelMetadata, pb.ModelMetadataRequest(name=NAME, version="1")),
+            (stub.ModelReady, pb.ModelReadyRequest(name=NAME, version="1")),
+            (stub.ModelInfer, pb.ModelInferRequest(model_name=NAME, model_version="1")),
+        ):
+            with pytest.raises(grpc.RpcError) as error:
+                call(request, timeout=60)
+            assert error.value.code() == grpc.StatusCode.UNIMPLEMENTED
+            assert "leave the version out" in error.value.details()

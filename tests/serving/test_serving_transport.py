@@ -1,5 +1,6 @@
 """How requests reach the service: compressed, in other characters, from a browser, many at once, at its end."""
 
+import asyncio
 import base64
 import contextlib
 import functools
@@ -9,8 +10,10 @@ import http.server
 import json
 import os
 import signal
+import socket
 import subprocess
 import threading
+import time
 import urllib.error
 import urllib.request
 import zlib
@@ -18,8 +21,11 @@ import zlib
 import grpc
 import psutil
 import pytest
+import uvicorn
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 
+from serving import http_protocol
+from serving.http_protocol import HttpProtocol
 from support.free_port import free_port
 from support.services import NAME, start, stop, wait_until_ready
 from support.serving_client import TEXT, UNKNOWN, infer_over_grpc
@@ -151,18 +157,128 @@ def test_compressed_grpc_request_is_answered(service):
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("DELETE", "/v1/models", "GET"),
+        ("DELETE", "/v1/models", "GET, HEAD"),
+        ("DELETE", f"/v1/models/{NAME}", "GET, HEAD"),
         ("PUT", f"/v1/models/{NAME}:predict", "POST"),
         ("GET", f"/v1/models/{NAME}:explain", "POST"),
+        ("HEAD", f"/v1/models/{NAME}:explain", "POST"),
         ("GET", f"/v2/models/{NAME}/infer", "POST"),
-        ("POST", "/metrics", "GET"),
+        ("POST", "/metrics", "GET, HEAD"),
     ],
 )
 def test_method_that_is_not_allowed_is_told_which_is(service, method, path, allowed):
     with pytest.raises(urllib.error.HTTPError) as error:
         urllib.request.urlopen(urllib.request.Request(service.url + path, method=method))
     assert error.value.code == 405 and error.value.headers["Allow"] == allowed
-    assert "error" in json.load(error.value)
+    assert method == "HEAD" or "error" in json.load(error.value)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT"])
+def test_misspelt_verb_is_a_404_that_names_the_verbs(services, method):
+    request = urllib.request.Request(f"{services['v1'].url}/v1/models/{NAME}:predcit", method=method)
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(request)
+    assert error.value.code == 404
+    assert method == "HEAD" or "use :predict or :explain" in json.load(error.value)["error"]
+
+
+GETS = ("/", "/metrics", "/v1/models", f"/v1/models/{NAME}", "/v2", "/v2/health/live", "/v2/health/ready", "/v2/models")
+
+
+@pytest.mark.parametrize("path", [*GETS, f"/v2/models/{NAME}", f"/v2/models/{NAME}/ready"])
+def test_head_works_wherever_get_does(services, path):
+    url = services["in one process"].url + path
+    with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=60) as head:
+        assert head.status == 200 and int(head.headers["content-length"]) > 0 and head.read() == b""
+
+
+# Java's HttpClient and curl --http2 send it.
+UPGRADE = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAA\r\n"
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize(("verb", "body"), [(f"v1/models/{NAME}:predict", V1), (f"v1/models/{NAME}:explain", V1), (f"v2/models/{NAME}/infer", V2)])  # fmt: skip
+def test_request_to_upgrade_to_http2_is_answered_over_http1(services, verb, body, split, chunked):
+    service = services["in one process"]
+    encoded = json.dumps(body)
+    if chunked:
+        length, encoded = "Transfer-Encoding: chunked", f"{len(encoded):x}\r\n{encoded}\r\n0\r\n\r\n"
+    else:
+        length = f"Content-Length: {len(encoded)}"
+    head = f"POST /{verb} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n{UPGRADE}{length}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", service.http_port), 60) as connection:
+        for _ in range(2):  # the connection stays usable
+            for part in (head[:90], head[90:], encoded) if split else (head + encoded,):
+                connection.sendall(part.encode())
+                time.sleep(0.05 * split)
+            response = http.client.HTTPResponse(connection)
+            response.begin()
+            answer = json.loads(response.read())
+            assert response.status == 200, answer
+            if not verb.endswith("explain"):
+                assert predictions(answer) == service.predict([TEXT, UNKNOWN])
+
+
+def test_request_to_upgrade_without_a_body_is_answered(services):
+    head = f"GET /v1/models/{NAME} HTTP/1.1\r\nHost: a\r\n{UPGRADE}\r\n"
+    for first in (head, f"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n{UPGRADE}\r\n"):
+        with socket.create_connection(("127.0.0.1", services["in one process"].http_port), 60) as connection:
+            connection.sendall(first.encode())
+            response = http.client.HTTPResponse(connection)
+            response.begin()
+            assert response.status == (200 if first is head else 400)
+
+
+async def echo(scope, receive, send):
+    """An ASGI application that answers the size of a body, or a body of that size."""
+    if scope["type"] == "lifespan":
+        return
+    body, message = b"", {"more_body": True}
+    while message.get("more_body"):
+        message = await receive()
+        body += message.get("body", b"")
+    size = int(scope["query_string"] or 1)
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % size)]})
+    await send({"type": "http.response.body", "body": b"x" * size})
+
+
+@pytest.mark.parametrize(
+    "slow",
+    [
+        b"",
+        b"POST / HTTP/1.1\r\nHost",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf",
+        b"POST /?100000000 HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
+    ],
+    ids=["nothing", "half a head", "half a body", "reads no response"],
+)
+def test_slow_client_is_disconnected_and_others_are_answered(monkeypatch, slow):
+    monkeypatch.setattr(http_protocol, "CLIENT_TIMEOUT", 0.5)
+
+    async def serve_and_wait():
+        server = uvicorn.Server(
+            uvicorn.Config(echo, http=HttpProtocol, port=free_port(), lifespan="off", log_config=None)
+        )
+        serving = asyncio.create_task(server._serve())
+        while not server.started:
+            await asyncio.sleep(0.01)
+        _, writer = await asyncio.open_connection("127.0.0.1", server.config.port, limit=1_000)
+        writer.write(slow)
+        other_reader, other = await asyncio.open_connection("127.0.0.1", server.config.port)
+        other.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert (await other_reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
+        async with asyncio.timeout(20):
+            while len(server.server_state.connections) > 1:
+                await asyncio.sleep(0.05)
+        assert {connection.client[1] for connection in server.server_state.connections} == {
+            other.get_extra_info("sockname")[1]
+        }
+        server.should_exit = True
+        writer.close(), other.close()
+        await serving
+
+    asyncio.run(serve_and_wait())
 
 
 def test_only_this_machine_can_ask_by_default(service):
@@ -189,7 +305,7 @@ def open_service(artefacts, tmp_path_factory):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as pages:
         threading.Thread(target=pages.serve_forever, daemon=True).start()
         service = start(
-            "transformer.py", "--host", "0.0.0.0", "--cors-origin", f"http://localhost:{pages.server_port}",
+            "transformer.py", "--host", "::", "--cors-origin", f"http://localhost:{pages.server_port}",
             *("--transformer-path", artefacts / "transformer.joblib", "--model-path", artefacts / "model.joblib"),
         )  # fmt: skip
         service.pages, service.pages_port = folder, pages.server_port
@@ -200,8 +316,47 @@ def open_service(artefacts, tmp_path_factory):
             pages.shutdown()
 
 
-def test_image_listens_on_all_interfaces_as_kserve_does(open_service):
-    assert {connection.laddr.ip for connection in listening(open_service)} == {"0.0.0.0", "::"}
+@pytest.mark.parametrize("host", ["::", "[::]", "::1", "[::1]", "0.0.0.0", "localhost"])
+def test_listens_on_the_given_address_over_rest_and_grpc(artefacts, host):
+    service = start(
+        "transformer.py", "--host", host,
+        *("--transformer-path", artefacts / "transformer.joblib", "--model-path", artefacts / "model.joblib"),
+    )  # fmt: skip
+    reachable = {"::": ["127.0.0.1", "::1"], "::1": ["::1"], "0.0.0.0": ["127.0.0.1"], "localhost": ["127.0.0.1"]}
+    try:
+        for address in reachable[host.strip("[]")]:
+            deadline = time.monotonic() + 60
+            for port in (service.http_port, service.grpc_port):
+                while True:
+                    with contextlib.suppress(OSError):
+                        socket.create_connection((address, port), 1).close()
+                        break
+                    assert time.monotonic() < deadline and service.process.poll() is None, (host, address, port)
+                    time.sleep(0.1)
+    finally:
+        stop(service)
+
+
+REFUSED = {
+    ("--host", "no.such.name.invalid"): "cannot resolve --host no.such.name.invalid",
+    ("--host", "192.0.2.1"): "cannot listen on 192.0.2.1",
+    ("--model_name", "a/b"): "only letters, digits",
+    ("--model_name", "a:predict"): "only letters, digits",
+    ("--predictor_host", "http://predictor"): "expected HOST or HOST:PORT, without http://",
+    ("--predictor_host", "predictor/path"): "expected HOST or HOST:PORT",
+}
+
+
+@pytest.mark.parametrize(("option", "value"), REFUSED)
+def test_argument_that_cannot_work_is_refused_in_a_line_with_the_reason(artefacts, option, value):
+    options = ["--model-path", artefacts / "model.joblib"] if option != "--predictor_host" else []
+    service = start("transformer.py", "--transformer-path", artefacts / "transformer.joblib", *options, option, value)
+    try:
+        assert service.process.wait(timeout=60) != 0
+        log = os.pread(service.log, 100_000, 0).decode()
+        assert REFUSED[option, value] in log and "Traceback" not in log
+    finally:
+        stop(service)
 
 
 PAGE = """<!DOCTYPE html><title>asking</title><pre></pre><script>

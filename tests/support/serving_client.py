@@ -14,7 +14,7 @@ UNKNOWN = "qzxv wvutz 12 34"
 
 def infer_over_grpc(service, raw_input_contents=(), compression=None, **tensor):
     request = pb.ModelInferRequest(model_name=NAME, raw_input_contents=raw_input_contents)
-    request.inputs.add(name="input-0", **({"datatype": "BYTES", "shape": [1]} | tensor))
+    request.inputs.add(**({"name": "input-0", "datatype": "BYTES", "shape": [1]} | tensor))
     with grpc.insecure_channel(f"localhost:{service.grpc_port}") as channel:
         return GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=60, compression=compression)
 
