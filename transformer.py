@@ -99,6 +99,11 @@ def add_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--model-path", type=Path, help="the k-means model, to predict in this process")
     group.add_argument("--host", default="127.0.0.1", help="address to listen on; :: for all, IPv4 and IPv6")
     group.add_argument(
+        "--no-bypass",
+        action="store_true",
+        help="fail requests while the predictor fails, instead of answering from the centroids in clusters.json",
+    )
+    group.add_argument(
         "--cors-origin",
         metavar="ORIGIN",
         action="append",
@@ -135,8 +140,12 @@ class TextClustering(kserve.Model):
         self.metrics = Metrics(self.name, self.version, self.clusters, summary)
         self.predictor = None
         if not arguments.model_path:
-            self.predictor = Predictor(predictor_config, self.name, self.clusters, self.lsa.dimensions)
-        self.metrics.show_ready(lambda: not (self.predictor and (self.predictor.not_ready or self.predictor.failure)))
+            self.predictor = Predictor(
+                *(predictor_config, self.name, self.clusters, self.lsa.dimensions),
+                bypass=not arguments.no_bypass,
+                count_bypass=self.metrics.count_bypass,
+            )
+        self.metrics.show_ready(self.gets_requests)
         # One thread: more would only compete with the event loop for the interpreter lock.
         self.large_batches = ThreadPoolExecutor(1, "large-batches")
         self.ready = True
@@ -201,6 +210,10 @@ class TextClustering(kserve.Model):
         """Raises PredictorUnavailable until the predictor has passed a check."""
         if self.predictor and self.predictor.not_ready:
             raise PredictorUnavailable(self.predictor.not_ready)
+
+    def gets_requests(self) -> bool:
+        predictor = self.predictor
+        return not predictor or not (predictor.not_ready or (predictor.failure and not predictor.bypass))
 
     async def watch(self) -> None:
         if self.predictor:

@@ -15,11 +15,17 @@ from prometheus_client.registry import Collector
 
 from model.artefacts import Summary
 from model.clusters import NO_CLUSTER, Clusters
+from serving.predictor import KINDS
 
 MODEL = ["model_name", "version"]
 RECENT_TEXTS = 1_000
 BUCKETS = [0.1, 0.3, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]
 READY = prometheus_client.Gauge("textclustering_ready", "1 if the model should get requests, else 0", MODEL)
+BYPASSED = prometheus_client.Counter(
+    "textclustering_predictor_bypassed",
+    "Requests that were answered from the centroids because the predictor failed, by reason",
+    [*MODEL, "reason"],
+)
 TRAINED_SHARE = prometheus_client.Gauge(
     "textclustering_trained_share",
     "Share of each cluster in the training documents, -1: no in-vocabulary term",
@@ -59,7 +65,11 @@ class Metrics(Collector):
             show_baseline(self.model, summary)
             # Prometheus misses the first document of a counter that did not exist before.
             self.documents.update(dict.fromkeys([NO_CLUSTER, *clusters.numbers], 0))
+        self.bypassed = {reason: BYPASSED.labels(*self.model, reason) for reason in KINDS}
         prometheus_client.REGISTRY.register(self)
+
+    def count_bypass(self, reason: str) -> None:
+        self.bypassed[reason].inc()
 
     def show_ready(self, is_ready: Callable[[], bool]) -> None:
         READY.labels(*self.model).set_function(is_ready)

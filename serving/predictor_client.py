@@ -22,12 +22,22 @@ Headers = dict[str, str]
 class PredictorUnavailable(ModelNotReady):
     """The predictor is down, returns errors, or holds a different model: 503, UNAVAILABLE in gRPC."""
 
+    kind = "error"
+
     def __init__(self, reason: str) -> None:
         self.reason = self.error_msg = reason
 
 
 class PredictorUnreachable(PredictorUnavailable):
     """Nothing answers at the predictor's address; as no request was processed, it can be repeated."""
+
+    kind = "unreachable"
+
+
+class DifferentModel(PredictorUnavailable):
+    """The predictor holds a different model than the one that clusters.json describes."""
+
+    kind = "different model"
 
 
 class PredictorTimeout(DeadlineExceeded):

@@ -37,10 +37,14 @@ def other_model_dir(artefacts, tmp_path_factory):
 
 
 @pytest.mark.parametrize("protocol", ["v1", "v2", "grpc-v2"])
-def test_predictor_in_trouble_is_said_and_recovered_from(artefacts, model_dir, other_model_dir, protocol):
+def test_without_bypass_a_predictor_that_fails_is_reported_and_recovered_from(
+    artefacts, model_dir, other_model_dir, protocol
+):
     ports = {"http_port": free_port(), "grpc_port": free_port()}
     predictor = start("tests/doubles/sklearn_predictor.py", "--model_dir", model_dir, **ports)
-    service = start_transformer(artefacts, predictor, protocol, "--predictor_request_timeout_seconds", "1")
+    service = start_transformer(
+        artefacts, predictor, protocol, "--predictor_request_timeout_seconds", "1", "--no-bypass"
+    )
     try:
         wait_until_ready(predictor), wait_until_ready(service)
         (cluster,) = service.predict([TEXT])
@@ -64,7 +68,7 @@ def test_predictor_in_trouble_is_said_and_recovered_from(artefacts, model_dir, o
             start("tests/doubles/sklearn_predictor.py", "--model_dir", other_model_dir, **ports)
         )
         deadline = time.monotonic() + 60
-        while "another model" not in (answer := service.post("predict", {"instances": [TEXT]}))[1].get("error", ""):
+        while "a different model" not in (answer := service.post("predict", {"instances": [TEXT]}))[1].get("error", ""):
             assert answer[0] == 503 and time.monotonic() < deadline, answer
             time.sleep(0.1)
         while figure(service, "textclustering_ready") != 0:
@@ -115,42 +119,135 @@ def eventually_predicts(service, clusters):
     assert answer[1] == {"predictions": clusters}
 
 
+class Clients:
+    """Ten requests a second from four clients, until the end of the block; keeps the answers and the longest wait."""
+
+    def __init__(self, service):
+        self.service, self.ended = service, threading.Event()
+        self.answers, self.longest = [], 0.0
+
+    def __enter__(self):
+        self.pool = concurrent.futures.ThreadPoolExecutor()
+        self.clients = [self.pool.submit(self.send) for _ in range(4)]
+        return self
+
+    def __exit__(self, *_):
+        self.ended.set()
+        self.pool.shutdown()
+        assert [client.exception() for client in self.clients] == [None] * 4
+
+    def send(self):
+        while not self.ended.is_set():
+            began = time.monotonic()
+            self.answers.append(self.service.post("predict", {"instances": [TEXT]}))
+            self.longest = max(self.longest, time.monotonic() - began)
+            time.sleep(0.4)
+
+    def wait_for_more_answers(self, count: int = 12):
+        wanted = len(self.answers) + count
+        while len(self.answers) < wanted and not any(client.done() for client in self.clients):
+            time.sleep(0.05)
+
+
+def eventually(true, what: str):
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+def bypassed(service) -> dict[str, float]:
+    """The number of bypassed requests by reason."""
+    metric = r"textclustering_predictor_bypassed_total{.*reason=\"(.*?)\".*} (\S+)"
+    return {reason: float(count) for reason, count in re.findall(metric, service.metrics())}
+
+
+@pytest.mark.parametrize("protocol", ["v1", "grpc-v2"])
+def test_the_transformer_answers_while_its_predictor_is_away_hangs_or_holds_a_different_model(
+    artefacts, model_dir, other_model_dir, protocol
+):
+    ports = {"http_port": free_port(), "grpc_port": free_port()}
+    predictor = wait_until_ready(start("tests/doubles/sklearn_predictor.py", "--model_dir", model_dir, **ports))
+    service = start_transformer(artefacts, predictor, protocol)
+    try:
+        wait_until_ready(service)
+        (cluster,) = service.predict([TEXT])
+        assert bypassed(service).keys() == {"unreachable", "timeout", "error", "different model"}
+        with Clients(service) as clients:
+            clients.wait_for_more_answers()
+
+            predictor.process.send_signal(signal.SIGSTOP)
+            clients.wait_for_more_answers()
+            assert bypassed(service)["timeout"] > 0
+            predictor.process.send_signal(signal.SIGCONT)
+            eventually(lambda: log_of(service).count("is used again") == 1, "recovered from SIGSTOP")
+
+            stop(predictor)
+            clients.wait_for_more_answers()
+            assert bypassed(service)["unreachable"] > 0
+            predictor = start("tests/doubles/sklearn_predictor.py", "--model_dir", other_model_dir, **ports)
+            eventually(lambda: bypassed(service)["different model"] > 0, "the other model is found out")
+            assert readiness(service) == [True] * 5 and figure(service, "textclustering_ready") == 1
+
+            stop(predictor)
+            predictor = start("tests/doubles/sklearn_predictor.py", "--model_dir", model_dir, **ports)
+            eventually(lambda: log_of(service).count("is used again") == 2, "recovered from another model")
+            clients.wait_for_more_answers()
+        assert [answer for answer in clients.answers if answer != (200, {"predictions": [cluster]})] == []
+        assert clients.longest < 5, "without bypass it is the timeout of the predictor, 10 s"
+        assert log_of(service).count("The predictor is bypassed") in (3, 4, 5), "a line per change, not per request"
+        assert "Traceback" not in log_of(service)
+    finally:
+        stop(service), stop(predictor)
+
+
+def test_a_request_may_insist_on_the_predictor(artefacts, model_dir):
+    """As the smoke test of a new version does."""
+    predictor = wait_until_ready(start("tests/doubles/sklearn_predictor.py", "--model_dir", model_dir))
+    service = start_transformer(artefacts, predictor, "v1", "--predictor_request_timeout_seconds", "2")
+    try:
+        wait_until_ready(service)
+        stop(predictor)
+        assert service.post("predict", {"instances": [TEXT]})[0] == 200
+        status, answer = service.post("predict", {"instances": [TEXT]}, Predictor_Bypass="off")
+        assert status == 503 and "failed" in answer["error"]
+    finally:
+        stop(service)
+
+
+def test_a_predictor_that_has_never_passed_a_check_is_not_bypassed(artefacts, other_model_dir):
+    """A new version whose predictor holds the wrong model must not become ready, nor pass for one that works."""
+    predictor = wait_until_ready(start("tests/doubles/sklearn_predictor.py", "--model_dir", other_model_dir))
+    service = start_transformer(artefacts, predictor, "v1")
+    try:
+        eventually(lambda: "a different model" in log_of(service), "the check has failed")
+        assert readiness(service) == [False] * 5 and figure(service, "textclustering_ready") == 0
+        status, answer = service.post("predict", {"instances": [TEXT]})
+        assert status == 503 and "a different model" in answer["error"]
+        assert set(bypassed(service).values()) == {0}
+    finally:
+        stop(service), stop(predictor)
+
+
 @pytest.mark.parametrize("protocol", ["v1", "grpc-v2"])
 def test_no_request_fails_while_a_predictor_is_killed_and_comes_back_within_the_time_limit(
     artefacts, model_dir, protocol
 ):
     ports = {"http_port": free_port(), "grpc_port": free_port()}
     predictor = start("tests/doubles/sklearn_predictor.py", "--model_dir", model_dir, **ports)
-    service = start_transformer(artefacts, predictor, protocol, "--predictor_request_timeout_seconds", "60")
-    ended, answers = threading.Event(), []
-
-    def ask_all_the_while():
-        while not ended.is_set():
-            answers.append(service.post("predict", {"instances": [TEXT]}))
-            time.sleep(0.02)
-
-    def wait_for_more_answers(count: int):
-        wanted = len(answers) + count
-        while len(answers) < wanted and not any(client.done() for client in clients):
-            time.sleep(0.05)
-
+    service = start_transformer(
+        artefacts, predictor, protocol, "--predictor_request_timeout_seconds", "60", "--no-bypass"
+    )
     try:
         wait_until_ready(predictor), wait_until_ready(service)
         (cluster,) = service.predict([TEXT])
-        with concurrent.futures.ThreadPoolExecutor() as pool:
-            clients = [pool.submit(ask_all_the_while) for _ in range(4)]
-            try:
-                wait_for_more_answers(8)
-                stop(predictor)
-                time.sleep(1)
-                predictor = wait_until_ready(
-                    start("tests/doubles/sklearn_predictor.py", "--model_dir", model_dir, **ports)
-                )
-                wait_for_more_answers(8)
-            finally:
-                ended.set()
-        assert [client.exception() for client in clients] == [None] * 4
-        assert [answer for answer in answers if answer != (200, {"predictions": [cluster]})] == []
+        with Clients(service) as clients:
+            clients.wait_for_more_answers()
+            stop(predictor)
+            time.sleep(1)
+            predictor = wait_until_ready(start("tests/doubles/sklearn_predictor.py", "--model_dir", model_dir, **ports))
+            clients.wait_for_more_answers()
+        assert [answer for answer in clients.answers if answer != (200, {"predictions": [cluster]})] == []
     finally:
         stop(service), stop(predictor)
 
@@ -173,7 +270,7 @@ def test_after_each_check_requests_go_over_new_connections():
         app.router.add_post("/v1/models/{name}:predict", answer)
         async with TestServer(app) as server:
             config = PredictorConfig(f"127.0.0.1:{server.port}", "v1", predictor_request_timeout_seconds=1)
-            predictor = Predictor(config, NAME, None, 2)
+            predictor = Predictor(config, NAME, None, 2, bypass=False, count_bypass=print)
             for _ in range(2):
                 await predictor.client.predict(np.zeros((1, 2)))
             watching = asyncio.create_task(predictor.watch())
@@ -201,7 +298,7 @@ def test_a_check_that_nobody_answers_leaves_no_request_with_a_body():
         app.router.add_route("*", "/{path:.*}", hold)
         async with TestServer(app) as server:
             config = PredictorConfig(f"127.0.0.1:{server.port}", "v1", predictor_request_timeout_seconds=1)
-            predictor = Predictor(config, NAME, None, 2)
+            predictor = Predictor(config, NAME, None, 2, bypass=False, count_bypass=print)
             assert not await predictor.check()
             await predictor.close()
 
