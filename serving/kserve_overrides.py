@@ -118,12 +118,18 @@ class FixedRepository(ModelRepositoryExtension):
     unload = load
 
 
+def answer(request: Request, status: int, reason: str, logged: str | None = None, headers: Any = None) -> JSONResponse:
+    """An error response, and its line in the log.
+
+    Args:
+        logged: instead of the reason, if that quotes what the client sent.
+    """
+    log.warning("%s %s: %d %s", request.method, quote(request.url.path, "/:"), status, logged or reason)
+    return JSONResponse({"error": reason}, status, headers)
+
+
 def add_error_handlers(app: FastAPI) -> None:
     """Return every error as {"error": "..."} and log it in one line; KServe would log a traceback."""
-
-    def answer(request: Request, status: int, reason: str, logged: str, headers: Any = None) -> JSONResponse:
-        log.warning("%s %s: %d %s", request.method, quote(request.url.path, "/:"), status, logged)
-        return JSONResponse({"error": reason}, status, headers)
 
     async def bad_request(request: Request, error: Any) -> JSONResponse:
         return answer(request, 400, error.reason, error.logged)
@@ -137,33 +143,23 @@ def add_error_handlers(app: FastAPI) -> None:
 
     async def http_error(request: Request, error: Any) -> JSONResponse:
         if error.status_code in (404, 405):
-            return wrong_address(request, error)
+            return wrong_address(request, error.status_code)
         logged = HTTPStatus(error.status_code).phrase if isinstance(error, BadBody) else error.detail
         return answer(request, error.status_code, error.detail, logged, error.headers)
 
-    def wrong_address(request: Request, error: Any) -> JSONResponse:
-        """404 for a path that no route has, otherwise 405."""
-        path = request.url.path
-        if (verb := VERB.search(path)) and verb[1] not in ("predict", "explain"):
-            reason = f"There is no :{verb[1]}; use :predict or :explain."
-            return answer(request, 404, reason, "Neither :predict nor :explain")
-        if not (methods := allowed_methods(request)):
-            return answer(request, 404, "Not Found", "Not Found")
-        return answer(request, 405, "Method Not Allowed", "Method Not Allowed", {"Allow": ", ".join(methods)})
-
     async def no_such_model(request: Request, error: Any) -> JSONResponse:
         if request.method == "GET" and VERB.search(request.url.path):  # KServe takes the verb for a part of the name
-            return wrong_address(request, error)
-        return answer(request, 404, error.reason, error.reason)
+            return wrong_address(request, 405)
+        return answer(request, 404, error.reason)
 
     async def predictor_unavailable(request: Request, error: Any) -> JSONResponse:
-        return answer(request, 503, error.reason, error.reason)
+        return answer(request, 503, error.reason)
 
     async def predictor_timeout(request: Request, error: Any) -> JSONResponse:
-        return answer(request, 504, error.details, error.details)
+        return answer(request, 504, error.details)
 
     async def no_versions(request: Request, error: Any) -> JSONResponse:
-        return answer(request, 501, NO_VERSIONS, NO_VERSIONS)
+        return answer(request, 501, NO_VERSIONS)
 
     async def disconnected(request: Request, error: Any) -> Response:
         return Response()  # nobody receives it
@@ -176,6 +172,16 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(PredictorTimeout, predictor_timeout)
     app.add_exception_handler(NotImplementedError, no_versions)
     app.add_exception_handler(ClientDisconnect, disconnected)
+
+
+def wrong_address(request: Request, status: int) -> JSONResponse:
+    """The response to a path without a route, 404, or without one for the method, 405."""
+    verb = VERB.search(request.url.path)
+    if verb and verb[1] not in ("predict", "explain"):
+        reason = f"There is no :{verb[1]}; use :predict or :explain."
+        return answer(request, 404, reason, "neither :predict nor :explain")
+    headers = {"Allow": ", ".join(allowed_methods(request))} if status == 405 else None
+    return answer(request, status, HTTPStatus(status).phrase, headers=headers)
 
 
 def replace_error_handlers(rest_server: RESTServer) -> None:

@@ -11,6 +11,7 @@ import urllib3
 from deployment.polling import poll
 from failure import Failure
 
+INSIST_ON_PREDICTOR = {"Predictor-Bypass": "off"}  # serving/predictor.py
 STARTUP_STATUSES = (404, 502, 503, 504)  # of a route or pod that takes a moment to be ready
 
 log = logging.getLogger(__name__)
@@ -35,15 +36,18 @@ class Gateway(NamedTuple):
     model_name: str
     timeout: float  # of each call, in seconds
 
-    def predict(self, host: str, texts: Iterable[str]) -> list[int]:
+    def predict(self, host: str, texts: Iterable[str], bypass: bool = True) -> list[int]:
         """Return the cluster number of each text.
 
         Retries for up to a minute while the route is being set up.
 
+        Args:
+            bypass: whether the transformer may answer without its predictor.
+
         Raises:
             NoAnswer: the response is not a prediction.
         """
-        headers = {"Host": host, "Content-Type": "application/json"}
+        headers = {"Host": host, "Content-Type": "application/json"} | ({} if bypass else INSIST_ON_PREDICTOR)
         body = json.dumps({"instances": [[text] for text in texts]})
         http = urllib3.PoolManager(timeout=20, retries=False)
         status: int | None = None
@@ -75,14 +79,15 @@ class Gateway(NamedTuple):
     def smoke_test(self, host: str, clusters: list[dict[str, Any]]) -> None:
         """Send one text per cluster, and require that cluster's number.
 
-        A pod may have loaded another model than the one that was uploaded: its store may be another one.
+        A pod may have loaded another model than the one that was uploaded: its store may be another one. The predictor
+        itself must answer, because a transformer that bypasses it would hide that.
 
         Raises:
             WrongAnswer: the prediction for a cluster is incorrect.
             NoAnswer: there is no prediction.
         """
         texts = sample_texts(clusters)
-        answers = dict(zip(texts, self.predict(host, texts.values())))
+        answers = dict(zip(texts, self.predict(host, texts.values(), bypass=False)))
         wrong = {number: answer for number, answer in answers.items() if answer != number}
         if wrong or len(answers) != len(texts):
             number = next(iter(wrong or texts))
