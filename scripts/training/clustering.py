@@ -12,7 +12,7 @@ from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.decomposition import TruncatedSVD
 from sklearn.preprocessing import normalize
 
-from training.k_means import cluster_sums, recombine, run_k_means
+from training.k_means import RECOMBINATIONS, cluster_sums, objective, recombine, run_k_means
 from training.self_training import (
     STEPS,
     STEPS_WITH_MANY,
@@ -70,6 +70,7 @@ def fit_clusters(
     restarts = max(1, min(MAX_RESTARTS, MAX_SEARCHED // len(lsa_vectors))) if start is None else 1
     candidates = [best_clustering(reweighted, lsa_vectors, start, clusters, generator) for _ in range(restarts)]
     labels = max(candidates, key=lambda labels: log_likelihood(reweighted, labels))
+    log_search(restarts, start is None, objective(lsa_vectors, labels, clusters))
     if searched is not weights:
         searched_reweighted, reweighted = reweighted, reweight(weights, factors)
         labels = propagate_labels(reweighted, searched_reweighted, labels, clusters, generator)
@@ -81,6 +82,16 @@ def fit_clusters(
     svd.components_ = (directions.T * factors).astype(weights.dtype)
     vectors = normalize(svd.transform(weights))
     return FittedClusters(svd, fit_k_means(vectors, labels, clusters, minibatch, seed, verbose), vectors, reweighted)
+
+
+def log_search(restarts: int, from_scratch: bool, reached: float) -> None:
+    if not from_scratch:
+        return log.info("Refined the earlier model's clusters: k-means objective %.4f", reached)
+    best_of = f"the best of {restarts} searches, each" if restarts > 1 else "one search,"
+    log.info(
+        "Found the clusters: %s %d k-means runs and %d recombinations; k-means objective %.4f",
+        *(best_of, RUNS, RECOMBINATIONS, reached),
+    )
 
 
 def fit_k_means(
@@ -154,7 +165,6 @@ def best_clustering(
     The likelihood is that of a naive Bayes model of the terms, which is the same measure for all clusterings.
     """
     survivors = run_k_means(lsa_vectors, start, clusters, RUNS, generator)[:SURVIVORS]
-    log.info("k-means, best of %d runs: objective %.4f", RUNS, survivors[0].objective)
     if start is None:
         survivors = recombine(lsa_vectors, survivors, clusters, generator)
     refined = [naive_bayes_labels(weights, labels, rounds=2) for _, labels in survivors]

@@ -4,7 +4,6 @@ Every clustering has a k-means objective, the documents' mean cosine to the cent
 which spherical k-means maximises.
 """
 
-import logging
 from typing import NamedTuple
 
 import numpy as np
@@ -15,13 +14,13 @@ from sklearn.cluster import kmeans_plusplus
 from sklearn.metrics import adjusted_rand_score
 from sklearn.preprocessing import normalize
 
+from training.progress import shown_on_terminal
+
 RECOMBINATIONS = 24
 REFINEMENTS = 3
 SIZE_PENALTY = 0.1
 CANDIDATES = 30
 NEARLY_THE_SAME = 0.98  # adjusted Rand index
-
-log = logging.getLogger("text_clustering")
 
 
 class Clustering(NamedTuple):
@@ -51,7 +50,7 @@ def run_from_random_starts(
 ) -> list[Clustering]:
     """Run k-means from k-means++ starts; the best objective comes first."""
     scatter, clusterings = factorise_scatter(lsa_vectors), []
-    for run in range(runs):
+    for run in shown_on_terminal("k-means runs", range(runs)):
         # The leading dimensions alone make a better start: the others are mostly noise to k-means.
         leading = normalize(lsa_vectors[:, : clusters * (2 + run % 2)])
         centroids, _ = kmeans_plusplus(leading, clusters, random_state=int(generator.integers(2**31)))
@@ -100,7 +99,7 @@ def recombine(
 ) -> list[Clustering]:
     """Recombine clusterings: a child with a better objective than the worst clustering replaces it."""
     scatter = factorise_scatter(lsa_vectors)
-    for _ in range(RECOMBINATIONS):
+    for _ in shown_on_terminal("k-means recombinations", range(RECOMBINATIONS)):
         mother, father = (clusterings[i].labels for i in generator.choice(len(clusterings), 2, replace=False))
         centroids = recombined_centroids(lsa_vectors, mother, father, clusters, generator)
         child = refine(lsa_vectors, scatter, nearest_centroids(lsa_vectors, centroids), clusters)
@@ -110,7 +109,6 @@ def recombine(
         )
         if is_new:
             clusterings = sorted([*clusterings[:-1], child], key=lambda clustering: -clustering.objective)
-    log.info("k-means after %d recombinations: objective %.4f", RECOMBINATIONS, clusterings[0].objective)
     return clusterings
 
 
@@ -140,8 +138,12 @@ def refine(vectors: np.ndarray, scatter: tuple[np.ndarray, bool], labels: np.nda
         sizes = np.bincount(labels, minlength=clusters).clip(1)
         directions = cho_solve(scatter, (cluster_sums(vectors, labels, clusters) / np.sqrt(sizes)[:, np.newaxis]).T)
         labels = spherical_k_means(normalize(vectors @ directions.astype(vectors.dtype)), labels, clusters)
-    objective = np.linalg.norm(cluster_sums(vectors, labels, clusters), axis=1).sum() / len(vectors)
-    return Clustering(float(objective), labels)
+    return Clustering(objective(vectors, labels, clusters), labels)
+
+
+def objective(vectors: np.ndarray, labels: np.ndarray, clusters: int) -> float:
+    """The mean cosine of unit vectors to the centroid of their cluster."""
+    return float(np.linalg.norm(cluster_sums(vectors, labels, clusters), axis=1).sum() / len(vectors))
 
 
 def factorise_scatter(vectors: np.ndarray) -> tuple[np.ndarray, bool]:

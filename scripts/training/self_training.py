@@ -9,6 +9,8 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from sklearn.naive_bayes import MultinomialNB
 
+from training.progress import shown_on_terminal
+
 CYCLES = 2
 FOLDS = 5
 PENALTY = 10
@@ -29,7 +31,7 @@ def self_train(weights: csr_matrix, labels: np.ndarray, clusters: int, generator
     Returns:
         The corrected cluster of each document.
     """
-    for _ in range(CYCLES):
+    for _ in shown_on_terminal("self-training", range(CYCLES)):
         folds = generator.permutation(len(labels)) % FOLDS
         for _ in range(3):
             corrected = held_out_memberships(weights, labels, clusters, folds).argmax(axis=1)
