@@ -1,4 +1,4 @@
--- HAProxy filter that limits the size of chunked request bodies, which have no Content-Length:
+-- HAProxy filter that limits the size of request bodies, also of chunked ones, which have no Content-Length:
 --   filter lua.body-limit BYTES
 -- A Lua filter can abort a request only by raising an error, which HAProxy turns into a status 400. haproxy.cfg replaces
 -- the status by 413 and the body by txn.error.
@@ -10,9 +10,9 @@ function BodyLimit:new()
     return setmetatable({ limit = self.limit, received = 0 }, BodyLimit)
 end
 
-function BodyLimit:http_headers(transaction, message)
-    if not message.channel:is_resp() and message:get_headers()["transfer-encoding"] then
-        filter.register_data_filter(self, message.channel)
+function BodyLimit:start_analyze(transaction, channel)
+    if not channel:is_resp() then
+        filter.register_data_filter(self, channel)
     end
 end
 

@@ -36,7 +36,10 @@ ROUTES = {
         {
             "name": "service",
             "domains": [HOST],
-            "response_headers_to_add": [{"header": {"key": "X-Path", "value": "%REQ(:PATH)%"}}],
+            "response_headers_to_add": [
+                {"header": {"key": "X-Path", "value": "%REQ(:PATH)%"}},
+                {"header": {"key": "X-Expect", "value": "%REQ(EXPECT)%"}},
+            ],
             "routes": [
                 {
                     "match": {"prefix": "/redirect"},
@@ -64,6 +67,7 @@ def listener(name, port, routes):
         "stat_prefix": name,
         "route_config": routes,
         # As istiod configures the gateway: https://istio.io/latest/docs/reference/commands/pilot-discovery/
+        "proxy_100_continue": True,
         "http_protocol_options": {"accept_http_10": 'PILOT_HTTP10: "true"' in (PROVISION / "61-istio.sh").read_text()},
         "http_filters": [
             # Buffers the body, so that a body above HAProxy's limit would be read in full.
@@ -306,6 +310,22 @@ def test_http_1_0_is_accepted(haproxy):
     """ApacheBench and old load balancers send it."""
     answer = send(f"POST / HTTP/1.0\r\nHost: {HOST}\r\nContent-Length: 2\r\n\r\n{{}}".encode())
     assert answer.splitlines()[0].endswith("200 OK"), answer
+
+
+@pytest.mark.parametrize(
+    "body", [("Content-Length: 2", b"{}"), ("Transfer-Encoding: chunked", b"2\r\n{}\r\n0\r\n\r\n")]
+)
+def test_expectation_is_met_here_and_not_passed_on(haproxy, body):
+    """Knative's queue-proxy returns 200 instead of an error's status to a request with this header."""
+    size, content = body
+    with socket.create_connection(("127.0.0.1", PORT), timeout=30) as connection:
+        connection.sendall(head("Expect: 100-continue", size))
+        assert connection.recv(65_536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(content)
+        answer = connection.recv(65_536).decode()
+    assert answer.startswith("HTTP/1.1 200") and "x-expect" not in answer.lower()
+    refused = send(head("Expect: 100-continue", f"Content-Length: {LIMIT + 1}"))
+    assert refused.startswith("HTTP/1.1 413"), "without the body"
 
 
 def head(*lines):
