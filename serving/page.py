@@ -4,10 +4,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from fastapi import FastAPI
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
-from starlette.routing import Match, Mount, Route
-from starlette.types import Scope
+from starlette.routing import BaseRoute, Match, Route, Router
+from starlette.types import Receive, Scope, Send
 
 from model.artefacts import METRIC_MEANINGS, Summary
 
@@ -29,14 +30,23 @@ REPORT_HEADERS = HEADERS | {
 }
 
 
-class RouteForBrowsers(Route):
-    """A route for requests that accept HTML; for all others the next route of the same path applies."""
+class PageRoute(BaseRoute):
+    """The route of everything below /ui and, for requests that accept HTML, of /.
+
+    It compares two strings where a route of Starlette would match a pattern, because KServe's routes come later.
+    """
+
+    def __init__(self, routes: list[Route]) -> None:
+        self.router = Router(routes, redirect_slashes=False)
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        match, child_scope = super().matches(scope)
-        if match is not Match.NONE and "text/html" not in Request(scope).headers.get("accept", ""):
-            return Match.NONE, {}
-        return match, child_scope
+        path = scope["path"]
+        if path.startswith("/ui") or (path == "/" and "text/html" in Headers(scope=scope).get("accept", "")):
+            return Match.FULL, {}
+        return Match.NONE, {}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.router(scope, receive, send)
 
 
 def add_page(
@@ -64,12 +74,12 @@ def add_page(
         return JSONResponse(content, headers=HEADERS)
 
     files = [path for path in sorted(FOLDER.iterdir()) if path.suffix in MEDIA_TYPES and path.name != PAGE]
-    parts = [Route("/", without_slash), Route("/model.json", model)]
-    parts += [Route(f"/{path.name}", serve(path)) for path in files]
+    routes = [Route("/", page), Route("/ui", serve(FOLDER / PAGE)), Route("/ui/", without_slash)]
+    routes += [Route(f"/ui/{path.name}", serve(path)) for path in files]
+    routes.append(Route("/ui/model.json", model))
     if has_report:
-        parts.append(Route("/report.html", serve(report, REPORT_HEADERS)))
-    # KServe adds its routes later, so the redirect precedes KServe's own route of /.
-    app.router.routes += [RouteForBrowsers("/", page), Route("/ui", serve(FOLDER / PAGE)), Mount("/ui", routes=parts)]
+        routes.append(Route("/ui/report.html", serve(report, REPORT_HEADERS)))
+    app.router.routes.append(PageRoute(routes))
 
 
 def serve(path: Path, headers: dict[str, str] = HEADERS) -> Callable[[Request], Awaitable[Response]]:
