@@ -421,22 +421,20 @@ def test_browsers_are_sent_to_the_page_and_api_clients_get_the_liveness(service)
 
 @pytest.fixture
 def proxy(service, tmp_path):
-    """HAProxy in front of the service, which serves it below a path."""
+    """HAProxy with the platform's rules for paths, in front of the service instead of the ingress gateway."""
     port = free_port()
+    platform = (ROOT / "provision/haproxy.cfg").read_text()
+    rules = re.findall(r"^    http-re\S+ .*(?:/serving/|txn\.prefix).*$", platform, re.MULTILINE)
+    assert len(rules) == 5
     (tmp_path / "haproxy.cfg").write_text(
-        f"""
-defaults
-  mode http
-  timeout connect 5s
-  timeout client 60s
-  timeout server 60s
-frontend front
-  bind 127.0.0.1:{port}
-  http-request replace-path {PREFIX}(/.*)? \\1
-  default_backend service
-backend service
-  server transformer 127.0.0.1:{service.http_port}
-"""
+        "\n".join(
+            [
+                "defaults\n    mode http\n    timeout connect 5s\n    timeout client 60s\n    timeout server 60s",
+                f"frontend front\n    bind 127.0.0.1:{port}",
+                *rules,
+                f"    default_backend service\nbackend service\n    server transformer 127.0.0.1:{service.http_port}\n",
+            ]
+        )
     )
     process = subprocess.Popen(["haproxy", "-f", tmp_path / "haproxy.cfg"])
     deadline = time.monotonic() + 60
@@ -449,8 +447,8 @@ backend service
 
 
 @pytest.mark.system("haproxy")
-def test_below_a_path_prefix_everything_works(open_page, proxy):
-    for address in ("/", "/ui", "/ui/"):
+def test_the_page_works_below_the_path_of_the_platform(open_page, proxy):
+    for address in ("", "/", "/ui", "/ui/"):
         page = open_page(address=proxy + address)
         assert page.url == f"{proxy}/ui"
     find(page, TEXT)
