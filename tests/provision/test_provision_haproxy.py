@@ -245,7 +245,9 @@ def test_redirects_of_a_service_stay_under_its_path(haproxy):
     assert location(f"{PREFIX}/redirect", "ui") == "ui"
     assert location(f"{PREFIX}/redirect", "/ui?a=/b") == f"{PREFIX}/ui?a=/b"
     assert location(f"{PREFIX}/redirect", f"http://{HOST}/ui") == f"{PREFIX}/ui"
-    assert location(f"{PREFIX}/redirect", "https://kserve.github.io/docs") == "https://kserve.github.io/docs"
+    assert location(f"{PREFIX}/redirect", "/") == f"{PREFIX}/"
+    for elsewhere in ("https://kserve.github.io/docs", "http://kserve.github.io/docs", "//kserve.github.io/docs"):
+        assert location(f"{PREFIX}/redirect", elsewhere) == elsewhere
     by_host = requests.get(
         f"{URL}/redirect", headers={"Host": HOST, "X-Location": "/ui"}, timeout=60, allow_redirects=False
     )
