@@ -2,14 +2,14 @@
 
 import unicodedata
 from collections import Counter
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_matrix
 from sklearn.pipeline import Pipeline
 
-FEW_DOCUMENTS = 8
+FEW_DOCUMENTS = 8  # constructing a sparse matrix takes longer than counting and projecting fewer
 
 
 class Weights(NamedTuple):
@@ -17,7 +17,7 @@ class Weights(NamedTuple):
 
     columns: np.ndarray  # term indices, shape (entries,)
     values: np.ndarray  # dampened counts, shape (entries,)
-    ends: list[int]  # the entries of document n are those from ends[n] to ends[n + 1]
+    ends: list[int] | np.ndarray  # the entries of document n are those from ends[n] to ends[n + 1]
 
     def rows(self) -> list[slice]:
         """The entries of each document."""
@@ -28,6 +28,25 @@ class Weights(NamedTuple):
         matrix = csr_matrix((self.values, self.columns, self.ends), shape=(len(self.ends) - 1, terms))
         matrix.sort_indices()
         return matrix
+
+
+def count(columns: list[int], ends: list[int], terms: int) -> Weights:
+    """Merge the occurrences of a term in a document.
+
+    Args:
+        columns: the term index of each occurrence.
+        ends: the occurrences in document n are those from ends[n] to ends[n + 1].
+        terms: the number of terms.
+    """
+    if len(ends) > FEW_DOCUMENTS:
+        occurrences = np.array(columns, np.int32), np.array(ends, np.int32)
+        matrix = csr_matrix((np.ones(len(columns)), *occurrences), shape=(len(ends) - 1, terms))
+        matrix.sum_duplicates()
+        return Weights(matrix.indices, matrix.data, matrix.indptr)
+    counts = [Counter(columns[begin:end]) for begin, end in pairwise(ends)]
+    columns = [column for counted in counts for column in counted]
+    values = [value for counted in counts for value in counted.values()]
+    return Weights(np.array(columns, np.int32), np.array(values, float), [0, *accumulate(map(len, counts))])
 
 
 class Lsa:
@@ -56,23 +75,19 @@ class Lsa:
 
     def weigh(self, documents: list[str]) -> Weights:
         """Count the in-vocabulary terms of documents, and dampen the counts."""
+        index = self.vocabulary.get
         columns: list[int] = []
-        counts: list[int] = []
         ends = [0]
         for document in documents:
-            found = Counter(map(self.vocabulary.get, self.analyze(document)))
-            found.pop(None, None)
-            columns += found
-            counts += found.values()
+            columns += [column for term in self.analyze(document) if (column := index(term)) is not None]
             ends.append(len(columns))
-        values = np.array(counts, np.float64)
-        return Weights(np.array(columns, np.int32), 1 + np.log(values) if self.sublinear_tf else values, ends)
+        weights = count(columns, ends, len(self.projection))
+        return weights._replace(values=1 + np.log(weights.values)) if self.sublinear_tf else weights
 
     def project(self, weights: Weights) -> np.ndarray:
         """Project documents to unit vectors, shape (documents, dimensions); zero without an in-vocabulary term."""
         if len(weights.ends) > FEW_DOCUMENTS:
             return unit_rows(weights.matrix(len(self.projection)) @ self.projection)
-        # To construct a sparse matrix takes longer than to project a document.
         sums = [weights.values[row].dot(self.projection.take(weights.columns[row], 0)) for row in weights.rows()]
         return unit_rows(np.array(sums))
 
