@@ -3,10 +3,10 @@
 
     python tests/bench/serving.py --artefacts DIR
 
-DIR holds the three files of a training run. Needs wrk. Each way runs alone; wrk keeps --connections requests under
-way. The document of a request is about as long as the one in the README. "CPU ms" is what the busiest process of the
-way spends on a request: unlike the rates, it hardly depends on what else the machine is doing, and where there are
-cores enough, its inverse is the highest rate that the way can reach.
+DIR holds the three files of a training run. Needs wrk. Each way runs alone; wrk keeps --connections requests in
+flight. The document of a request is about as long as the one in the README. "CPU ms" is the CPU time per request of
+the busiest process: unlike the rates, it hardly depends on the load of the machine, and with enough cores its inverse
+is the highest possible rate.
 """
 
 import argparse
@@ -77,7 +77,7 @@ def measure(way: str, documents: int, model_dir: Path, arguments: argparse.Names
             )  # fmt: skip
         else:
             grpc = way.endswith("grpc-v2")
-            port = serve(stack, BENCH.parent / "sklearn_predictor.py", "--model_dir", model_dir, grpc=grpc)
+            port = serve(stack, BENCH.parent / "doubles/sklearn_predictor.py", "--model_dir", model_dir, grpc=grpc)
             if way == "predictor":
                 instances = joblib.load(transformer_path).transform([text for (text,) in instances]).tolist()
             elif way == "naive":

@@ -5,6 +5,8 @@ import json
 import re
 import shutil
 import signal
+import subprocess
+import sys
 
 import joblib
 import numpy as np
@@ -16,7 +18,7 @@ from sklearn.cluster import KMeans
 from corpus import source as corpora
 from model import artefacts as contract
 from model import projection
-from support.programs import run_program
+from support.programs import ROOT, run_program
 from support.services import NAME, log_of, start, start_transformer, stop, wait_until_ready
 from support.serving_client import TEXT, UNKNOWN, curl, infer_over_grpc
 
@@ -226,6 +228,19 @@ def test_interrupt_ends_the_server_without_a_traceback(copied):
 def test_needs_either_a_predictor_or_a_model():
     run = run_program("transformer.py")
     assert run.returncode == 2 and "--predictor_host" in run.stderr and "--model-path" in run.stderr
+
+
+def test_image_copies_all_that_the_transformer_imports(tmp_path):
+    dockerfile = (ROOT / "transformer.Dockerfile").read_text()
+    for sources, target in re.findall(r"^COPY (?!--from)(.*) (\S+)$", dockerfile, re.MULTILINE):
+        for source in (ROOT / source for source in sources.split()):
+            if source.is_dir():
+                shutil.copytree(source, tmp_path / target, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                (tmp_path / target).mkdir(exist_ok=True)
+                shutil.copy(source, tmp_path / target)
+    run = subprocess.run([sys.executable, "transformer.py", "--help"], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0 and "--no-bypass" in run.stdout, run.stderr
 
 
 # --------------------------------------------------------------------------------------------- explain and metrics
