@@ -34,7 +34,7 @@ from deployment.kubectl import Kubectl
 from deployment.naming_rules import check_names
 from deployment.preflight import check_canary, check_topology, validate_manifests, warn_of_new_numbers
 from deployment.rollout import give_share, next_attempt, return_to_previous, roll_out
-from deployment.verification import log_prediction, reasons_logged, send_sample
+from deployment.verification import reasons_logged, send_sample, show_sample
 from deployment.version_table import print_versions
 from failure import BadInput, report_errors
 from store.client import check_authority, region
@@ -100,8 +100,7 @@ def deploy(options: argparse.Namespace) -> None:
     with reasons_logged(deployed, state):
         check(state.host)
     number, text = next(iter(sample_texts(clusters).items()))
-    log_prediction(gateway, [number], text)
-    print(gateway.curl(state.host, text))
+    show_sample(gateway, state.host, [number], text)
 
 
 def promote(options: argparse.Namespace) -> None:

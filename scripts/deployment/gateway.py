@@ -98,6 +98,20 @@ class Gateway(NamedTuple):
             )
         log.info("Smoke test passed: %s at %s predicts each of %d clusters", self.model_name, host, len(texts))
 
+    def find_page(self, host: str) -> str | None:
+        """The address of the service's page for browsers, which cannot send another Host header.
+
+        HAProxy on the platform maps the path to the host (provision/haproxy.cfg); None elsewhere, or without a page.
+        """
+        name, namespace = host.split(".")[:2]
+        address = f"{self.url.rstrip('/')}/serving/{namespace}/{name}/ui"
+        try:
+            response = urllib3.request("GET", address, timeout=5, retries=False, redirect=False)
+        except urllib3.exceptions.HTTPError:
+            return None
+        is_page = response.headers.get("Content-Type", "").startswith("text/html")
+        return address if response.status == 200 and is_page else None
+
     @property
     def predict_url(self) -> str:
         return f"{self.url.rstrip('/')}/v1/models/{self.model_name}:predict"

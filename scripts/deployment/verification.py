@@ -30,9 +30,12 @@ def send_sample(gateway: Gateway, deployed: DeployedService, state: ServiceState
     text = "The team won the game"
     with reasons_logged(deployed, state):
         numbers = gateway.predict(state.host, [text])
-    log_prediction(gateway, numbers, text)
-    print(gateway.curl(state.host, text))
+    show_sample(gateway, state.host, numbers, text)
 
 
-def log_prediction(gateway: Gateway, numbers: list[int], text: str) -> None:
+def show_sample(gateway: Gateway, host: str, numbers: list[int], text: str) -> None:
+    """Log a prediction and the address of the service's page, and print the command that repeats the request."""
     log.info("%s returns %s for: %s", gateway.model_name, json.dumps({"predictions": numbers}), text)
+    if address := gateway.find_page(host):
+        log.info("Open %s in a browser, or send a request:", address)
+    print(gateway.curl(host, text))
