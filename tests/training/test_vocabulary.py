@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import adjusted_rand_score
+from sklearn.metrics import adjusted_rand_score, v_measure_score
 
 from training import vocabulary
 from training.clustering import fit_clusters
-from training.vocabulary import fit_vectorizer, without_phrases
+from training.vocabulary import fit_vectorizer, frequent_numbers, without_phrases
 
 MODIFIERS = ["red", "blue", "green", "old", "new", "large", "small", "round", "square", "heavy", "light", "cheap"]
 NOUNS = [
@@ -61,3 +61,43 @@ def test_small_and_very_large_corpora_have_no_phrases(bound, monkeypatch):
 def test_terms_of_scripts_without_spaces_form_no_phrases():
     vectorizer, _ = fit_vectorizer(["包裹丢失 red car", "打印机卡纸 blue house", "账户密码 old table"] * 400)
     assert phrases_in(vectorizer) == {"red car", "blue house", "old table"}
+
+
+NOISE = [
+    "because",
+    "please",
+    "yesterday",
+    "what",
+    "and",
+    "tell",
+    "should",
+    "like",
+    "been",
+    "do",
+    "since",
+    "need",
+    "i",
+    "could",
+    "soon",
+    "help",
+    "me",
+    "about",
+]
+
+
+@pytest.mark.parametrize("codes", [("404", "500", "302"), ("7", "8", "9", "0x80070057", "3d")])
+def test_topics_that_differ_by_a_number_only_are_separated(codes):
+    rng = np.random.default_rng(0)
+    labels = [number % len(codes) for number in range(100)]
+    texts = [f"page answers {codes[label]} {' '.join(rng.choice(NOISE, 2, False))}" for label in labels]
+    vectorizer, weights = fit_vectorizer(texts)
+    fitted = fit_clusters(weights, len(codes), min(weights.shape) - 1, True, 0, False)
+    assert set(codes) <= set(vectorizer.get_feature_names_out())
+    assert v_measure_score(labels, fitted.model.labels_) >= 0.9
+
+
+def test_numbers_that_are_rare_or_parts_of_dates_times_and_amounts_are_no_terms():
+    dated = [f"on 2024-05-17 at 10:30 we paid 19,99 or +49 170 {n} times" for n in range(50)]
+    assert frequent_numbers(dated) == ["170"]
+    assert frequent_numbers([f"error {n % 25} happened" for n in range(100)]) == []
+    assert frequent_numbers(["room 12"] * 4) == []
