@@ -70,7 +70,7 @@ def read_files(datasets: Sequence[str], options: Options, findings: Findings) ->
     elif Path(dataset).exists():
         yield from read_single(dataset, Path(dataset), options, findings)
     elif glob.has_magic(dataset):
-        names = sorted(filter(os.path.isfile, glob.iglob(dataset, recursive=True)))
+        names = sorted(name for name in glob.iglob(dataset, recursive=True) if not os.path.isdir(name))
         if not names:
             raise CorpusError(f"No file matches {dataset}.")
         yield from read_several(names, options, findings)

@@ -95,7 +95,8 @@ def read_lines(
     """Read a file with a document per line, or a table with tabs, which spreadsheets call "Unicode text"."""
     with open_text() as lines:
         header = list(map(squeeze, lines.readline().split(table.options.separator or "\t")))
-    if len(header) > 1 and squeeze(table.options.text_column or "text") in [name.strip('"') for name in header]:
+    wanted = squeeze(table.options.text_column or "text")
+    if len(header) > 1 and (wanted.isdecimal() or wanted in [name.strip('"') for name in header]):
         yield from read_csv(table, encoding, open_text)
         return
     table.findings.formats[f"{encoding}, one document per line"] += 1

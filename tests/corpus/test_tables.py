@@ -5,6 +5,7 @@ import gzip
 import json
 import lzma
 
+import pandas
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -21,20 +22,9 @@ def load(path, content: bytes | str, **options):
     return load_corpus(str(path), options=Options(**options))
 
 
-def by_index(values) -> dict:
-    return {str(number): value for number, value in enumerate(values)}
-
-
-# What pandas.DataFrame(ROWS).to_json(orient=...) writes, and what web services answer.
-JSON = {
-    "records": ROWS,
-    "columns": {"text": by_index(TEXTS), "label": by_index(LABELS)},
-    "index": by_index(ROWS),
-    "split": {"columns": ["text", "label"], "index": [0, 1, 2], "data": [[row["text"], row["label"]] for row in ROWS]},
-    "table": {
-        "schema": {"fields": [{"name": "index"}, {"name": "text"}]},
-        "data": [{"index": 0, **row} for row in ROWS],
-    },
+# What pandas writes, and what web services answer.
+ORIENTATIONS = ("records", "columns", "index", "split", "table")
+JSON = {orient: json.loads(pandas.DataFrame(ROWS).to_json(orient=orient)) for orient in ORIENTATIONS} | {
     "elastic": {"took": 3, "hits": {"total": {"value": 3}, "hits": [{"_id": "0", **row} for row in ROWS]}},
     "page": {"meta": {"pages": [{"number": 1}]}, "results": ROWS},
 }
@@ -154,6 +144,11 @@ def test_a_table_without_header_line_has_columns_by_number(tmp_path, separator):
     content = "".join(separator.join([label, f'"{text}"']) + "\n" for text, label in zip(["a b", "c d"], LABELS))
     corpus = load(tmp_path / "t.csv", content, text_column="2", label_column="1")
     assert (corpus.documents, corpus.labels, corpus.identities) == (["a b", "c d"], LABELS[:2], ["1", "2"])
+
+
+def test_tabbed_lines_of_a_text_file_have_columns_by_number(tmp_path):
+    corpus = load(tmp_path / "t.txt", "a\tone text\nb\ttwo texts\n", text_column="2", label_column="1")
+    assert corpus.documents == ["one text", "two texts"] and corpus.labels == ["a", "b"]
 
 
 def test_a_table_without_header_line_is_refused_with_that_question(tmp_path):
