@@ -29,13 +29,12 @@ from pathlib import Path
 from typing import Any
 
 import coloredlogs
-import numpy as np
 
 from assignment.assignment_file import add_assignments_option, assignment_file
 from assignment.parallel import add_engine_options, assign_all
 from corpus.documents import Batch
 from corpus.protection import add_overwrite_option
-from corpus.source import CorpusError, Source, add_dataset_options, source_of
+from corpus.source import Source, add_dataset_options, source_of
 from failure import report_errors
 from model import artefacts
 from model.artefacts import CLUSTERS_FILE, MODEL_FILE, TRANSFORMER_FILE
@@ -50,7 +49,7 @@ from training.preflight import check_before_training
 from training.progress import timed
 from training.sample import Sample, limit_dimensions, read_sample
 from training.scores import log_scores, measure_scores
-from training.summary import describe_clusters, summarise_training
+from training.summary import check_statistics, describe_clusters, summarise_training
 
 REPORT_FILE = "report.html"
 CLUSTERS = 20
@@ -84,6 +83,9 @@ def parse_arguments() -> argparse.Namespace:
         help="an earlier model, whose clusters are continued and keep their numbers and names: the folder of its three "
         "files, or s3://BUCKET/NAME/VERSION/ as uploaded by deploy_service.py",
     )
+    parser.add_argument(
+        "--keep-boilerplate", action="store_true", help="use also the lines that recur in many documents"
+    )
     add_engine_options(parser)
     add_assignments_option(parser)
     parser.add_argument("--output-dir", type=Path, default=Path("."), metavar="DIR", help="folder for the files")
@@ -103,7 +105,7 @@ def train(arguments: argparse.Namespace, write_assignments: Callable[[Batch, Ass
     earlier = read_earlier_model(arguments.like, arguments.s3_endpoint) if arguments.like else None
     lowest, highest = arguments.clusters or [len(earlier.summary["clusters"]) if earlier else CLUSTERS] * 2
     source = source_of(arguments)
-    sample = read_sample(source, arguments.sample, lowest, arguments.seed)
+    sample = read_sample(source, arguments.sample, lowest, arguments.seed, arguments.keep_boilerplate)
     lsa = limit_dimensions(arguments.lsa, sample)
     clusters, agreement = choose_number(sample, lowest, highest, lsa, arguments.seed)
     settings = Settings(clusters, lsa, not arguments.no_minibatch, arguments.seed, arguments.verbose)
@@ -139,32 +141,8 @@ def assign_documents(
             assigner, source.batches(), "assign_and_sum", sample.documents, arguments.jobs, arguments.dask
         )
         return
-    vectors = np.zeros((len(sample.in_vocabulary), fitted.vectors.shape[1]))
-    vectors[sample.in_vocabulary] = fitted.vectors
-    assigned = assigner.nearest(vectors)
+    assigned = assigner.nearest(fitted.pipeline[1:].transform(sample.complete_weights()))
     yield sample.corpus.as_batch(), (assigned, assigner.sum_terms(sample.weights, assigned.clusters))
-
-
-def check_statistics(statistics: ClusterStatistics, source: Source, documents: int) -> None:
-    """Log what the statistics leave out.
-
-    Raises:
-        CorpusError: the corpus changed between the two times that it was read.
-    """
-    if statistics.documents != documents:
-        raise CorpusError(
-            f"{source.name} had {documents} documents when it was sampled and {statistics.documents} when these were "
-            "assigned: do not change it during a training."
-        )
-    if statistics.unknown:
-        log.warning(
-            "%d of %d documents have no in-vocabulary term: they are in no cluster (-1)", statistics.unknown, documents
-        )
-    if statistics.labels and statistics.with_label < documents:
-        log.info(
-            "%d of %d documents have a label: the scores that need labels are computed on these",
-            *(statistics.with_label, documents),
-        )
 
 
 def make_report(summary: dict[str, Any], statistics: ClusterStatistics, sample: Sample, fitted: FittedModel) -> str:

@@ -35,7 +35,8 @@ clusters.json contains
     agreement_of_halves  {} or, if the number of clusters was chosen, the share of reproduced clusters, by number
     lineage     {} or, for a model trained --like an earlier one: earlier: its version, created and dataset;
                 versions: its version and those that it continues; documents: number that both assign; agreement: the
-                share of them that keep their number; next_number: the lowest unused number; new: the numbers of
+                share of them that keep their number; unassigned: documents without a term of the
+                earlier vocabulary; next_number: the lowest unused number; new: the numbers of
                 clusters that continue none, with the shares of their documents by old number; gone: old numbers with
                 size, name and terms, and the shares of their documents by new number (lineage.py)
 

@@ -85,6 +85,12 @@ def log_cluster_changes(summary: dict) -> None:
         "Of %d documents that both models assign, %.1f %% keep the number that %s gave them",
         *(lineage["documents"], 100 * lineage["agreement"], lineage["earlier"]["version"]),
     )
+    if unassigned := lineage.get("unassigned"):
+        log.warning(
+            "%d further documents have no term of the earlier model's vocabulary: they had no part in matching the "
+            "clusters, and it would not assign them",
+            unassigned,
+        )
     lines = [f"{'cluster':>7}  {'documents':>9}  {'before':>7}  {'about':30}  change"]
     for row in cluster_changes(summary):
         size, before = (row[name] if row[name] is not None else "-" for name in ("size", "before"))

@@ -38,7 +38,7 @@ class FittedClusters(NamedTuple):
     svd: TruncatedSVD  # with rotated components, shape (clusters, terms)
     model: KMeans
     vectors: np.ndarray  # that the model was fitted on, unit rows of shape (documents, clusters)
-    weights: csr_matrix  # TF-IDF with the idf that was chosen, unit rows of shape (documents, terms)
+    idf_factors: np.ndarray  # that turn scikit-learn's idf into the chosen one, shape (terms,)
 
 
 def fit_clusters(
@@ -81,7 +81,7 @@ def fit_clusters(
     )
     svd.components_ = (directions.T * factors).astype(weights.dtype)
     vectors = normalize(svd.transform(weights))
-    return FittedClusters(svd, fit_k_means(vectors, labels, clusters, minibatch, seed, verbose), vectors, reweighted)
+    return FittedClusters(svd, fit_k_means(vectors, labels, clusters, minibatch, seed, verbose), vectors, factors)
 
 
 def log_search(restarts: int, from_scratch: bool, reached: float) -> None:

@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from training.baseline import measure_baseline
 from training.cluster_count import choose_clusters
-from training.clustering import fit_clusters
+from training.clustering import fit_clusters, reweight
 from training.earlier_model import EarlierModel
 from training.lineage import Continuation, as_start, continue_numbers, renumber, start_of_lineage
 from training.progress import timed
@@ -60,7 +60,8 @@ def fit_model(sample: Sample, settings: Settings, earlier: EarlierModel | None) 
     # One thread: more would save a few seconds on an idle machine and cost minutes on a busy one, where they wait for
     # each other; and the order of their sums would make the clusters depend on the number of cores.
     with threadpool_limits(1), timed(f"Fitting LSA and k-means with {clusters} clusters"):
-        svd, model, vectors, weights = fit_clusters(sample.weights_to_fit(), *settings, start)
+        svd, model, vectors, idf_factors = fit_clusters(sample.weights_to_fit(), *settings, start)
+        weights = reweight(sample.complete_weights()[sample.in_vocabulary], idf_factors)
         similarity, baselines = measure_baseline(weights, model.labels_, clusters)
     warn_of_empty_clusters(model, clusters)
     continuation = start_of_lineage(clusters)

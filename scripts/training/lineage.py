@@ -98,7 +98,8 @@ def continue_numbers(earlier: EarlierModel, assigned: np.ndarray, labels: np.nda
         inherited_from(earlier, overlap, numbers, partners[new], new) if new in partners else {}
         for new in range(clusters)
     ]
-    return Continuation(numbers, inherited, lineage_of(earlier, overlap, numbers, partners, next_number))
+    lineage = lineage_of(earlier, overlap, numbers, partners, next_number)
+    return Continuation(numbers, inherited, lineage | {"unassigned": int(np.sum(assigned < 0))})
 
 
 def overlap_of(earlier: EarlierModel, assigned: np.ndarray, labels: np.ndarray, clusters: int) -> Overlap:

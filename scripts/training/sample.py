@@ -4,10 +4,11 @@ import logging
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, vstack
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from corpus.source import Corpus, CorpusError, Source, draw_sample
+from training.boilerplate import drop_boilerplate
 from training.cluster_count import DOCUMENTS_PER_CLUSTER
 from training.progress import timed
 from training.vocabulary import fit_vectorizer
@@ -21,6 +22,7 @@ class Sample(NamedTuple):
     vectorizer: TfidfVectorizer
     weights: csr_matrix  # TF-IDF, unit rows of shape (documents of the sample, terms)
     in_vocabulary: np.ndarray  # mask of the documents with an in-vocabulary term
+    shortened: np.ndarray  # mask of the documents from which boilerplate was dropped before TF-IDF
 
     @property
     def is_whole_corpus(self) -> bool:
@@ -29,9 +31,17 @@ class Sample(NamedTuple):
     def weights_to_fit(self) -> csr_matrix:
         return self.weights[self.in_vocabulary]
 
+    def complete_weights(self) -> csr_matrix:
+        """TF-IDF of the documents with their boilerplate, as the service receives them."""
+        if not self.shortened.any():
+            return self.weights
+        order = np.argsort(np.concatenate([np.flatnonzero(~self.shortened), np.flatnonzero(self.shortened)]))
+        complete = self.vectorizer.transform(self.corpus.select(self.shortened).documents)
+        return vstack([self.weights[~self.shortened], complete], format="csr")[order]
 
-def read_sample(source: Source, size: int, clusters: int, seed: int) -> Sample:
-    """Draw a sample of a corpus and fit TF-IDF on it.
+
+def read_sample(source: Source, size: int, clusters: int, seed: int, keep_boilerplate: bool) -> Sample:
+    """Draw a sample of a corpus and fit TF-IDF on it, without boilerplate unless that is to be kept.
 
     Args:
         size: maximum number of documents.
@@ -46,7 +56,8 @@ def read_sample(source: Source, size: int, clusters: int, seed: int) -> Sample:
     log.info("%d documents%s", documents, sampled)
     require_different_documents(corpus, clusters)
     with timed("Fitting TF-IDF"):
-        vectorizer, weights = fit_vectorizer(corpus.documents)
+        documents_to_fit = corpus.documents if keep_boilerplate else drop_boilerplate(corpus.documents, corpus.titles)
+        vectorizer, weights = fit_vectorizer(documents_to_fit)
     log.info("%d terms", weights.shape[1])
     in_vocabulary = np.asarray(weights.sum(axis=1)).ravel() > 0
     if in_vocabulary.sum() < clusters:
@@ -54,7 +65,8 @@ def read_sample(source: Source, size: int, clusters: int, seed: int) -> Sample:
             f"{corpus.name} has {in_vocabulary.sum()} documents with a term that other documents contain, fewer than "
             f"the requested {clusters} clusters: choose a smaller --clusters."
         )
-    return Sample(corpus, documents, vectorizer, weights, in_vocabulary)
+    shortened = np.array([one is not other for one, other in zip(documents_to_fit, corpus.documents)])
+    return Sample(corpus, documents, vectorizer, weights, in_vocabulary, shortened)
 
 
 def require_different_documents(corpus: Corpus, clusters: int) -> None:

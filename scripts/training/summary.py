@@ -1,13 +1,38 @@
 """Assemble the content of clusters.json."""
 
+import logging
 from typing import Any
 
-from corpus.source import Source
+from corpus.source import CorpusError, Source
 from model import artefacts
 from model.projection import composed
 from training.cluster_statistics import ClusterStatistics
 from training.fitting import FittedModel, Settings
 from training.sample import Sample
+
+log = logging.getLogger("text_clustering")
+
+
+def check_statistics(statistics: ClusterStatistics, source: Source, documents: int) -> None:
+    """Log what the statistics leave out.
+
+    Raises:
+        CorpusError: the corpus changed between the two times that it was read.
+    """
+    if statistics.documents != documents:
+        raise CorpusError(
+            f"{source.name} had {documents} documents when it was sampled and {statistics.documents} when these were "
+            "assigned: do not change it during a training."
+        )
+    if statistics.unknown:
+        log.warning(
+            "%d of %d documents have no in-vocabulary term: they are in no cluster (-1)", statistics.unknown, documents
+        )
+    if statistics.labels and statistics.with_label < documents:
+        log.info(
+            "%d of %d documents have a label: the scores that need labels are computed on these",
+            *(statistics.with_label, documents),
+        )
 
 
 def describe_clusters(fitted: FittedModel, statistics: ClusterStatistics) -> list[dict[str, Any]]:

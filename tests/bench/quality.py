@@ -34,6 +34,7 @@ from threadpoolctl import threadpool_limits
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 from corpus.builtin import parse_post
 from corpus.source import load_corpus
+from training.boilerplate import drop_boilerplate
 from training.clustering import fit_clusters
 from training.vocabulary import fit_vectorizer
 
@@ -160,7 +161,8 @@ def lsa_steps(documents: list[str], vectorizer: TfidfVectorizer, seed: int) -> t
 
 def trained(documents: list[str], clusters: int, seed: int) -> tuple[Pipeline, KMeans]:
     """scripts/text_clustering.py"""
-    vectorizer, weights = fit_vectorizer(documents)
+    titles = [document.partition("\n")[0] for document in documents]
+    vectorizer, weights = fit_vectorizer(drop_boilerplate(documents, titles))
     weights = weights[np.asarray(weights.sum(axis=1)).ravel() > 0]
     dimensions = min(LSA, *(size - 1 for size in weights.shape))
     svd, model, *_ = fit_clusters(weights, clusters, dimensions, True, seed, False)

@@ -7,7 +7,7 @@ from sklearn.preprocessing import normalize
 
 from corpus.source import load_corpus
 from training.baseline import measure_baseline
-from training.clustering import fit_clusters
+from training.clustering import fit_clusters, reweight
 from training.vocabulary import fit_vectorizer
 
 CLUSTERS = 10
@@ -23,8 +23,8 @@ def test_the_baseline_of_a_small_corpus_is_that_of_unseen_documents(documents):
     # With few documents, training documents differ most from unseen ones.
     seen, unseen = documents[:500], documents[500:1500]
     vectorizer, weights = fit_vectorizer(list(seen))
-    svd, model, vectors, weights = fit_clusters(weights, CLUSTERS, 50, True, 0, False)
-    similarity, _ = measure_baseline(weights, model.labels_, CLUSTERS)
+    svd, model, vectors, idf_factors = fit_clusters(weights, CLUSTERS, 50, True, 0, False)
+    similarity, _ = measure_baseline(reweight(weights, idf_factors), model.labels_, CLUSTERS)
 
     centroids = normalize(model.cluster_centers_)
     of_training = np.median((vectors @ centroids.T).max(axis=1))

@@ -219,3 +219,13 @@ def test_a_number_of_an_earlier_model_is_never_reused():
     continuation, _ = continuation_of([0] * 10 + [1] * 10, [0] * 10 + [1] * 5 + [2] * 5, next_number=6)
     assert sorted(continuation.numbers) == [0, 1, 6] and continuation.lineage["next_number"] == 7
     assert continuation.lineage["versions"] == ["v1", "v0"]
+
+
+def test_documents_that_the_earlier_model_cannot_assign_are_reported(line, tmp_path):
+    """Half of the texts have no term of the earlier model's vocabulary."""
+    corpus = corpus_of(tmp_path / "corpus.jsonl", "hockey", "music")
+    options = ("--like", line[0], "--clusters", 2, "--lsa", 20, "--report", "--output-dir", tmp_path / "out")
+    run = run_training("--dataset", corpus, *options)
+    assert run.returncode == 0 and "40 further documents have no term of the earlier model's vocabulary" in run.stderr
+    assert summary_in(tmp_path / "out")["lineage"]["unassigned"] == 40
+    assert "A further 40 documents have no term of its vocabulary" in (tmp_path / "out/report.html").read_text()
