@@ -43,6 +43,7 @@ apiVersion: v1
 kind: Namespace
 metadata:
   name: istio-system
+  labels: {mlops-poc/role: gateway} # deploy_service.py isolates services where these namespaces are labelled
 MANIFEST
 apply <"$WORK/base.yaml"
 apply <"$WORK/istiod.yaml"

@@ -30,17 +30,19 @@ from deployment import manifests
 from deployment.arguments import parse_arguments, service_settings
 from deployment.deployed_service import DeployedService, ServiceState, describe_traffic
 from deployment.gateway import Gateway, sample_texts
+from deployment.isolation import isolate
 from deployment.kubectl import Kubectl
 from deployment.naming_rules import check_names
 from deployment.preflight import check_canary, check_topology, validate_manifests, warn_of_new_numbers
-from deployment.rollout import give_share, next_attempt, return_to_previous, roll_out
+from deployment.rollout import give_share, next_attempt, return_to_previous, roll_out, start
+from deployment.room import check_room
 from deployment.verification import reasons_logged, send_sample, show_sample
 from deployment.version_table import print_versions
 from failure import BadInput, report_errors
-from store.client import check_authority, region
+from store.client import check_authority
 from store.credentials import aws_session, find_keys
 from store.model_store import ModelStore, read_version
-from store.service_user import delete_service_user, service_keys
+from store.service_user import delete_service_users, service_keys
 
 log = logging.getLogger("deploy_service")
 
@@ -62,43 +64,43 @@ def main(argv: list[str] | None = None) -> None:
 
 def deploy(options: argparse.Namespace) -> None:
     version = read_version(options.model_path, options.transformer_path)
-    settings = service_settings(options, region(aws_session()))
     log.info("Using model %s from %s, version %s", options.model_name, options.model_path, version.name)
     if options.dry_run:
-        print(manifests.masked_yaml(settings, version.name), end="")
+        print(manifests.masked_yaml(service_settings(options), version.name), end="")
         return
 
+    settings = service_settings(options)
     deployed, store = service_of(options), store_of(options)
     before = deployed.fetch()
     check_topology(before, options.model_name, options.collocate)
     if options.canary:
         check_canary(before, options.model_name, version.name)
     has_namespace = validate_manifests(deployed.kubectl, settings, version.name)
+    check_room(deployed.kubectl, before, settings, version.name)
 
     store.create_bucket()
+    store.copy_shared(before.versions())
     warn_of_new_numbers(before, version, store)
     record = store.upload(version)
     keys = service_keys(store, options.model_name, deployed.keys(), options.share_keys)
     namespace = [] if has_namespace else [manifests.namespace(options.namespace)]
     deployed.kubectl.apply(*namespace, *manifests.credentials(settings, keys))
+    isolate(deployed.kubectl, settings)
 
-    content = manifests.Content(version.name, access_key=keys[0], uploaded=record["uploaded"])
+    content = manifests.Content(version.name, manifests.credentials_name(settings, keys), record["uploaded"])
     service = manifests.inference_service(settings, next_attempt(before, settings, content))
-    gateway, clusters = gateway_of(options), version.summary["clusters"]
-
-    def check(host: str) -> None:
-        gateway.smoke_test(host, clusters)
-
-    state = roll_out(deployed, before, service, options.canary, options.wait, options.timeout, check)
-    if state is None:
+    if not options.wait:
+        start(deployed, before, service, options.timeout)
         log_not_waiting(options, before)
         return
+    gateway, clusters = gateway_of(options), version.summary["clusters"]
+    state = roll_out(deployed, gateway, before, service, clusters, options.canary)
     log.info("Traffic: %s", describe_traffic(state.traffic()))
     if options.canary:  # either version may answer, so the expected number is unknown
-        send_sample(gateway_of(options), deployed, state)
+        send_sample(gateway, deployed, state)
         return
-    with reasons_logged(deployed, state):
-        check(state.host)
+    with reasons_logged(deployed):
+        gateway.smoke_test(state.host, clusters)
     number, text = next(iter(sample_texts(clusters).items()))
     show_sample(gateway, state.host, [number], text)
 
@@ -113,13 +115,14 @@ def promote(options: argparse.Namespace) -> None:
         )
     if state.canary_percent is None:
         raise BadInput(f"{deployed.name} has no canary to promote: deploy one with --canary PERCENT")
-    state = give_share(deployed, None, state.serving(except_newest=True), options.timeout)
+    served = state.serving(except_newest=True)
+    state = give_share(deployed, state.spec, None, served, options.timeout)
     log.info("Traffic: %s", describe_traffic(state.traffic()))
     send_sample(gateway_of(options), deployed, state)
 
 
 def roll_back(options: argparse.Namespace) -> None:
-    """Give all requests to the version before the newest."""
+    """Give all requests to the version before the one that serves."""
     deployed = service_of(options)
     state = require_serving(deployed)
     if not state.on_knative:
@@ -127,36 +130,28 @@ def roll_back(options: argparse.Namespace) -> None:
             f"{deployed.name} runs in KServe's Standard mode, which keeps no previous version: "
             "deploy the earlier files again"
         )
-    status = state.component(state.entry)
-    if (
-        state.canary_percent is None
-        and status["latestCreatedRevision"] == status.get("latestRolledoutRevision")
-        and not status.get("previousRolledoutRevision")
-    ):
-        raise BadInput(f"{deployed.name} has had one version only: there is no previous version to return to")
-    if state.canary_percent == 0:
-        log.info("Rolled back already")
     state = return_to_previous(deployed, options.timeout)
     log.info("Traffic: %s", describe_traffic(state.traffic()))
     send_sample(gateway_of(options), deployed, state)
 
 
 def list_versions(options: argparse.Namespace) -> None:
-    shares, records = service_of(options).fetch().traffic(), store_of(options).versions()
-    known = [record["version"] for record in records]
+    state, records = service_of(options).fetch(), store_of(options).versions()
+    shares, known = state.traffic(), [record["version"] for record in records]
     records += [{"version": version} for version in shares if version not in known]
     if records:
-        print_versions(records, shares)
+        print_versions(records, shares, state.never_ready())
     else:
         log.info("No version of %s yet", options.model_name)
 
 
 def delete(options: argparse.Namespace) -> None:
     deployed, store = service_of(options), store_of(options)
-    delete_service_user(store, options.model_name, deployed.keys())
+    used_elsewhere = deployed.used_elsewhere() if options.delete_artefacts else set()
+    delete_service_users(store, options.model_name, deployed.keys())
     deployed.delete()
     if options.delete_artefacts:
-        store.delete_versions()
+        store.delete_versions(used_elsewhere)
 
 
 # ----------------------------------------------------------------------------------------- what the actions share
@@ -173,7 +168,8 @@ def gateway_of(options: argparse.Namespace) -> Gateway:
 def store_of(options: argparse.Namespace) -> ModelStore:
     session = aws_session()
     keys = find_keys(session, options.access_key, options.secret_key)
-    return ModelStore(session, options.minio_endpoint, options.bucket, options.model_name, keys, options.store_ca)
+    service = (options.namespace, options.model_name)
+    return ModelStore(session, options.minio_endpoint, options.bucket, *service, keys, options.store_ca)
 
 
 def require_serving(deployed: DeployedService) -> ServiceState:

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from command_line import HelpFormatter, add_log_level_option, percentage, positive_int
 from deployment.manifests import ServiceSettings
+from failure import BadInput
+from store.client import region
+from store.credentials import aws_session
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -103,7 +106,7 @@ def check_combination(parser: argparse.ArgumentParser, options: argparse.Namespa
         parser.error("--canary waits until the new version is ready: remove --no-wait")
 
 
-def service_settings(options: argparse.Namespace, region: str) -> ServiceSettings:
+def service_settings(options: argparse.Namespace) -> ServiceSettings:
     """The settings of the service, apart from the version that it serves."""
     return ServiceSettings(
         name=options.model_name,
@@ -111,7 +114,7 @@ def service_settings(options: argparse.Namespace, region: str) -> ServiceSetting
         transformer_image=options.transformer_image,
         bucket=options.bucket,
         store_endpoint=options.minio_endpoint_cluster,
-        region=region,
+        region=store_region(options),
         resources={
             "requests": {"cpu": options.cpu_request, "memory": options.memory_request},
             "limits": {"cpu": options.cpu_limit, "memory": options.memory_limit},
@@ -122,3 +125,13 @@ def service_settings(options: argparse.Namespace, region: str) -> ServiceSetting
         store_ca=options.store_ca.read_text() if options.store_ca else None,
         image_pull_secret=options.image_pull_secret,
     )
+
+
+def store_region(options: argparse.Namespace) -> str:
+    """The region of AWS's own settings. A dry run does not need the profile that they name."""
+    try:
+        return region(aws_session())
+    except BadInput:
+        if not options.dry_run:
+            raise
+        return os.environ.get("AWS_DEFAULT_REGION", "us-east-1")

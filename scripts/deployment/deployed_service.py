@@ -3,20 +3,34 @@
 import base64
 import json
 import logging
+import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from deployment.kubectl import KNATIVE_KINDS, KSERVE_KIND, Kubectl
+from deployment.kubectl import KNATIVE_KINDS, KSERVE_KIND, Kubectl, KubectlFailed
 from deployment.manifests import (
     COMPONENTS,
+    READY_ANNOTATION,
     SERVICE_LABEL,
+    SPEC_ANNOTATION,
     VERSION_LABEL,
     KubernetesObject,
-    ca_name,
+    annotation,
+    owner_reference,
+    signature,
     standby_name,
     standby_route,
 )
+from failure import Failure
+
+NETWORK_POLICY_KIND = "networkpolicies.networking.k8s.io"
+CREDENTIAL_KINDS = ("secret", "serviceaccount", "configmap")
 
 log = logging.getLogger(__name__)
+
+
+class Replaced(Failure):
+    """Somebody else applied another version, or deleted the service, during a deployment."""
 
 
 class ServiceState(NamedTuple):
@@ -83,6 +97,21 @@ class ServiceState(NamedTuple):
                 found.append(max(shares, key=lambda revision: shares[revision]))
         return found
 
+    def used_revisions(self) -> set[str]:
+        """The revisions that get requests: those with a share, and the predictors that their transformers call."""
+        used = {revision for name in self.components for revision in self.shares(name) if self.shares(self.entry)}
+        return used | {pinned for revision in used if (pinned := self.predictor_of(revision))}
+
+    def predictor_of(self, revision: str) -> str | None:
+        """The predictor revision that a transformer's revision calls; None for other revisions."""
+        containers = self.revisions.get(revision, {}).get("spec", {}).get("containers", [{}])
+        args = containers[0].get("args") or []
+        return args[args.index("--predictor_host") + 1].split(".")[0] if "--predictor_host" in args[:-1] else None
+
+    def pair_of(self, revision: str) -> list[str]:
+        """A revision of the entry, and the predictor revision that belongs to it."""
+        return [revision, *filter(None, [self.predictor_of(revision)])]
+
     def newest(self, component: str | None = None) -> str:
         """Name of a component's newest revision, by default of the entry's; empty if there is none."""
         return self.component(component or self.entry).get("latestCreatedRevision", "")
@@ -95,15 +124,44 @@ class ServiceState(NamedTuple):
             return {self.spec[self.entry].get("labels", {}).get(VERSION_LABEL, "?"): 100}
         shares: dict[str, int] = {}
         for revision, share in self.shares(self.entry).items():
-            labels = self.revisions.get(revision, {"metadata": {}})["metadata"].get("labels", {})
-            version = labels.get(VERSION_LABEL, "?")
+            version = self.version_of(revision)
             shares[version] = shares.get(version, 0) + share
         return shares
 
+    def version_of(self, revision: str) -> str:
+        """The version that a revision belongs to."""
+        labels = self.revisions.get(revision, {"metadata": {}})["metadata"].get("labels", {})
+        return labels.get(VERSION_LABEL, "?")
+
+    def versions(self) -> set[str]:
+        """The versions that the service has revisions of."""
+        return {self.version_of(revision) for revision in self.revisions} - {"?"}
+
+    def never_ready(self) -> set[str]:
+        """The versions of which a component has never been ready."""
+        ready: dict[tuple[str, str], bool] = {}
+        for name, revision in self.revisions.items():
+            part = (self.version_of(name), revision["metadata"].get("labels", {}).get("component", ""))
+            was_ready = annotation(revision, READY_ANNOTATION) or condition_of(revision, "Ready")["status"] == "True"
+            ready[part] = ready.get(part, False) or bool(was_ready)
+        return {version for (version, _), once in ready.items() if not once}
+
+    def check_not_replaced(self, spec: KubernetesObject) -> None:
+        """Raises Replaced unless the InferenceService still has this spec."""
+        if self.service is None:
+            raise Replaced("the service was deleted during this deployment: nothing is left of it")
+        name = next(iter(spec))
+        if signature(self.spec.get(name)) != signature(spec[name]):
+            version = self.spec.get(name, {}).get("labels", {}).get(VERSION_LABEL, "?")
+            raise Replaced(
+                f"another deployment replaced this one with version {version}: this one gets no requests. To see "
+                "which version serves: deploy_service.py --list"
+            )
+
     @property
     def host(self) -> str:
-        """The host name that the ingress gateway routes to the service."""
-        return self.status["url"].split("://")[1]
+        """The host name that the ingress gateway routes to the service; empty before it does."""
+        return self.status.get("url", "").rpartition("://")[2]
 
     @property
     def standby_status(self) -> KubernetesObject:
@@ -148,32 +206,91 @@ class DeployedService:
             found["InferenceService"].get(self.name), found["Revision"], found["Route"], list(found["Pod"].values())
         )
 
-    def keys(self) -> tuple[str, str] | None:
-        """(access key, secret key) that it reads the store with, or None."""
-        data = (self.kubectl.get("secret", self.name) or {}).get("data", {})
-        names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-        access_key, secret_key = (base64.b64decode(data.get(name, "")).decode() for name in names)
-        return (access_key, secret_key) if access_key and secret_key else None
+    def keys(self) -> list[tuple[str, str]]:
+        """(access key, secret key) of each Secret of the service's versions, the latest first."""
+        selector = f"--selector={SERVICE_LABEL}={self.name}"
+        secrets = (self.kubectl.get("secret", selector) or {"items": []})["items"]
+        secrets.sort(key=lambda secret: secret["metadata"]["creationTimestamp"], reverse=True)
+        shared = self.kubectl.get("secret", self.name)  # of all versions, until each got its own
+        return [keys for secret in [*secrets, *([shared] if shared else [])] if (keys := keys_in(secret))]
 
-    def set_canary(self, percent: int | None, components: list[str]) -> None:
-        """Give the newest revisions this share of the requests, or all with None."""
-        patch = {"spec": {name: {"canaryTrafficPercent": percent} for name in components}}
-        self.kubectl.run(
-            "patch",
-            "inferenceservice",
-            self.name,
-            "-n",
-            self.kubectl.namespace,
-            "--type=merge",
-            "--field-manager=deploy-service",
-            f"--patch={json.dumps(patch)}",
-        )
+    def bind_credentials(self, state: ServiceState) -> None:
+        """Let Kubernetes delete credentials together with the last revision that uses them."""
+        users: dict[str, list[KubernetesObject]] = {}
+        for revision in state.revisions.values() if state.on_knative else filter(None, [state.service]):
+            account = account_of(revision)
+            if account:
+                users.setdefault(account, []).append(owner_reference(revision))
+        for account, owners in users.items():
+            patch = json.dumps({"metadata": {"ownerReferences": owners}})
+            for kind in CREDENTIAL_KINDS:
+                try:
+                    self.patch(kind, account, "--type=strategic", f"--patch={patch}")
+                except KubectlFailed as error:
+                    if not error.not_found:
+                        raise
 
-    def set_standby(self, service: KubernetesObject, revisions: list[str]) -> None:
+    def used_elsewhere(self) -> set[str]:
+        """The s3:// URIs that other services in the cluster read, in any namespace.
+
+        Raises:
+            Failure: they cannot be listed.
+        """
+        kinds = ",".join(kind for kind in self.kinds if kind in (KSERVE_KIND, KNATIVE_KINDS[0]))
+        try:
+            items = self.kubectl.get_all(kinds)
+        except KubectlFailed as error:
+            raise Failure(
+                f"cannot check whether services in other namespaces use these files, so nothing was deleted: {error}"
+            ) from None
+        others = [item for item in items if not self.owns(item)]
+        return set(re.findall(r's3://[^"\s]+', json.dumps(others)))
+
+    def owns(self, item: KubernetesObject) -> bool:
+        meta = item["metadata"]
+        names = (meta["name"], meta.get("labels", {}).get(SERVICE_LABEL))
+        return meta["namespace"] == self.kubectl.namespace and self.name in names
+
+    def patch(self, kind: str, name: str, *args: str) -> None:
+        self.kubectl.run("patch", kind, name, "-n", self.kubectl.namespace, "--field-manager=deploy-service", *args)
+
+    def set_canary(self, percent: int | None, state: ServiceState) -> None:
+        """Give the newest revisions this share of the requests, or all with None.
+
+        Raises:
+            Replaced: the InferenceService has another spec than in `state`: its newest revisions are others.
+        """
+        changes: list[dict[str, Any]] = []
+        for name in state.components:
+            digest = SPEC_ANNOTATION.replace("/", "~1")
+            path, part = f"/spec/{name}", state.spec[name]
+            changes.append({"op": "test", "path": f"{path}/annotations/{digest}", "value": signature(part)})
+            if percent is not None:
+                changes.append({"op": "add", "path": f"{path}/canaryTrafficPercent", "value": percent})
+            elif "canaryTrafficPercent" in part:
+                changes.append({"op": "remove", "path": f"{path}/canaryTrafficPercent"})
+        try:
+            self.patch(KSERVE_KIND, self.name, "--type=json", f"--patch={json.dumps(changes)}")
+        except KubectlFailed:
+            self.fetch().check_not_replaced(state.spec)
+            raise
+
+    def set_rolled_out(self, revisions: dict[str, str]) -> None:
+        """Give the requests that the newest revisions do not get to these, by component.
+
+        KServe has no request for this: it sends them to the revision in its own status.
+        """
+        components = {name: {"latestRolledoutRevision": revision} for name, revision in revisions.items()}
+        patch = json.dumps({"status": {"components": components}})
+        self.patch(KSERVE_KIND, self.name, "--subresource=status", "--type=merge", f"--patch={patch}")
+
+    def set_standby(self, state: ServiceState, revisions: list[str]) -> None:
         """Make a version the standby: it keeps its pods, and answers at the host of a Route of its own."""
-        self.kubectl.apply(standby_route(service, revisions))
+        if state.service:
+            self.kubectl.apply(standby_route(state.service, revisions))
 
-    def annotate_revisions(self, names: list[str], annotations: dict[str, str]) -> None:
+    def annotate_revisions(self, names: list[str], annotations: Mapping[str, str | None]) -> None:
+        """Set annotations, or remove them with None."""
         self.kubectl.run(
             "annotate",
             "revisions.serving.knative.dev",
@@ -181,16 +298,43 @@ class DeployedService:
             "-n",
             self.kubectl.namespace,
             "--overwrite",
-            *(f"{name}={value}" for name, value in annotations.items()),
+            *(f"{name}-" if value is None else f"{name}={value}" for name, value in annotations.items()),
         )
 
+    def delete_pods(self, names: set[str]) -> None:
+        """Delete pods without waiting for their end. Their Deployments re-create them."""
+        if names:
+            self.kubectl.run(
+                "delete", "pod", *names, "-n", self.kubectl.namespace, "--wait=false", "--ignore-not-found"
+            )
+
     def delete(self) -> None:
+        """Delete the service with its credentials, also those of earlier releases, which had its name."""
+        namespace = ("-n", self.kubectl.namespace)
+        output = self.kubectl.run("delete", KSERVE_KIND, self.name, *namespace, "--ignore-not-found").strip()
+        log.info("kubectl: %s", output or f"no InferenceService {self.name}")
+        selector = f"--selector={SERVICE_LABEL}={self.name}"
+        kinds = ",".join((*CREDENTIAL_KINDS, NETWORK_POLICY_KIND))
+        outputs = [self.kubectl.run("delete", kinds, selector, *namespace, "--ignore-not-found")]
         for kind, name in (
-            (KSERVE_KIND, self.name),
-            ("serviceaccount", self.name),
             ("secret", self.name),
-            ("configmap", ca_name(self.name)),
+            ("serviceaccount", self.name),
+            ("configmap", f"{self.name}-store-ca"),
         ):
-            output = self.kubectl.run("delete", kind, name, "-n", self.kubectl.namespace, "--ignore-not-found").strip()
-            if output or kind != "configmap":  # only stores with a custom CA have one
-                log.info("kubectl: %s", output or f"no {kind.partition('s.')[0]} {name}")
+            outputs.append(self.kubectl.run("delete", kind, name, *namespace, "--ignore-not-found"))
+        for line in "".join(outputs).splitlines():
+            if "No resources found" not in line:
+                log.info("kubectl: %s", line)
+
+
+def keys_in(secret: KubernetesObject) -> tuple[str, str] | None:
+    data = secret.get("data") or {}
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    access_key, secret_key = (base64.b64decode(data.get(name, "")).decode() for name in names)
+    return (access_key, secret_key) if access_key and secret_key else None
+
+
+def account_of(item: KubernetesObject) -> str | None:
+    """The ServiceAccount of a revision, or of an InferenceService's predictor."""
+    spec = item.get("spec", {})
+    return spec.get("serviceAccountName") or spec.get("predictor", {}).get("serviceAccountName")

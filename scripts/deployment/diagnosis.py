@@ -88,7 +88,8 @@ def explain(kubectl: Kubectl, name: str, state: ServiceState, pods: list[Kuberne
             reported.append(f"{kind} {message}")
             lines.append(f"pod {pod_name}{f', container {container}' if container else ''}: {kind} {message}".strip())
             log_lines = last_log_lines(kubectl, pod_name, container)
-            logged += log_lines
+            # A container that has just restarted has not logged its error again.
+            logged += [*log_lines, *([message] if container == "storage-initializer" else [])]
             lines += [f"  | {line}" for line in log_lines]
         if not is_ready(pod):
             events = [line for line in warnings(kubectl, pod_name) if not is_resolved(line, pod)]
@@ -146,6 +147,11 @@ def is_stuck(pods: list[KubernetesObject]) -> bool:
     )
 
 
+def is_unschedulable(pod: KubernetesObject) -> bool:
+    """Whether no node has room for a pod."""
+    return any(trouble.container is None and "Insufficient" in trouble.message for trouble in troubles(pod))
+
+
 def containers(pod: KubernetesObject) -> list[KubernetesObject]:
     status = pod.get("status", {})
     return status.get("initContainerStatuses", []) + status.get("containerStatuses", [])
@@ -196,11 +202,15 @@ def last_log_lines(kubectl: Kubectl, pod: str, container: str | None, count: int
 
 
 def warnings(kubectl: Kubectl, name: str) -> list[str]:
-    """The last Warning events of a pod or the service, except update conflicts between two controllers."""
+    """The last Warning events of a pod or the service.
+
+    Without those that only hide the reason: failed probes, which repeat that it is not ready, and update conflicts
+    between two controllers.
+    """
     selector = f"involvedObject.name={name},type=Warning"
     events = (kubectl.get("events", "--field-selector", selector) or {"items": []})["items"]
     lines = [f"{event['reason']}: {event['message'].strip()}".splitlines()[0] for event in events]
-    lines = [line for line in lines if "the object has been modified" not in line]
+    lines = [line for line in lines if not re.search("the object has been modified|probe failed", line)]
     return list(dict.fromkeys(lines))[-3:]
 
 

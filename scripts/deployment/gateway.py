@@ -22,11 +22,11 @@ class WrongAnswer(Failure):
 
 
 class NoAnswer(Failure):
-    """The gateway returns no prediction; `status` is the HTTP status, or None."""
+    """There is no prediction. `reached` is whether the gateway knows the service, so that its pods are the cause."""
 
-    def __init__(self, message: str, status: int | None = None) -> None:
+    def __init__(self, message: str, reached: bool = True) -> None:
         super().__init__(message)
-        self.status = status
+        self.reached = reached
 
 
 class Gateway(NamedTuple):
@@ -49,32 +49,26 @@ class Gateway(NamedTuple):
         """
         headers = {"Host": host, "Content-Type": "application/json"} | ({} if bypass else INSIST_ON_PREDICTOR)
         body = json.dumps({"instances": [[text] for text in texts]})
-        http = urllib3.PoolManager(timeout=20, retries=False)
-        status: int | None = None
-        data = b""
+        http = urllib3.PoolManager(timeout=min(20, self.timeout), retries=False)
         for _ in poll(min(60, self.timeout)):
+            data, reached = b"", True
             try:
                 response = http.request("POST", self.predict_url, body=body, headers=headers)
-            except urllib3.exceptions.HTTPError as error:
-                status, problem = None, str(error).rpartition(": ")[2]
+            except (urllib3.exceptions.ReadTimeoutError, urllib3.exceptions.ProtocolError) as error:
+                problem = f"does not answer: {str(error).rpartition(': ')[2]}"
                 continue
-            status, data = response.status, response.data
-            problem = " ".join(data.decode(errors="replace").split())[:300]
-            if status not in STARTUP_STATUSES:
+            except urllib3.exceptions.HTTPError as error:
+                problem, reached = f"cannot be reached: {str(error).rpartition(': ')[2]}", False
+                continue
+            data, reached = response.data, response.status != 404
+            problem = f"returns {response.status} {' '.join(data.decode(errors='replace').split())[:300]}"
+            if response.status not in STARTUP_STATUSES:
                 break
-        if status in (None, 404):
-            raise NoAnswer(
-                f"{self.model_name} is ready, but {self.predict_url} with Host {host} does not answer "
-                f"({status or ''} {problem}): give the ingress gateway's address with --ingress",
-                status,
-            )
         try:
             return json.loads(data)["predictions"]
         except (ValueError, KeyError, TypeError):
-            raise NoAnswer(
-                f"{self.model_name} is ready, but {self.predict_url} with Host {host} returns {status} {problem}",
-                status,
-            ) from None
+            hint = "" if reached else ": give the ingress gateway's address with --ingress"
+            raise NoAnswer(f"{self.predict_url} with Host {host} {problem}{hint}", reached) from None
 
     def smoke_test(self, host: str, clusters: list[dict[str, Any]]) -> None:
         """Send one text per cluster, and require that cluster's number.

@@ -99,6 +99,10 @@ class Kubectl:
                 return None
             raise
 
+    def get_all(self, kind: str) -> list[KubernetesObject]:
+        """The objects of a kind in all namespaces."""
+        return json.loads(self.run("get", kind, "--all-namespaces", "-o", "json"))["items"]
+
     def apply(self, *manifests: KubernetesObject) -> None:
         for line in self.run("apply", *SERVER_SIDE, stdin=dump(*manifests)).splitlines():
             log.info("kubectl: %s", line)

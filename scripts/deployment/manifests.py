@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from store.model_store import store_prefix
+
 # A Kubernetes object as the API has it, or a part of one.
 KubernetesObject = dict[str, Any]
 
@@ -16,10 +18,13 @@ COMPONENTS = ("predictor", "transformer")
 SERVICE_LABEL = "serving.kserve.io/inferenceservice"
 VERSION_LABEL = "app.kubernetes.io/version"
 SPEC_ANNOTATION = "mlops-poc/spec-sha256"
-STORE_ANNOTATION = "mlops-poc/store"
 UPLOADED_ANNOTATION = "mlops-poc/uploaded"
 ATTEMPT_ANNOTATION = "mlops-poc/attempt"
 MIN_SCALE_ANNOTATION = "autoscaling.knative.dev/min-scale"  # on revisions, where KServe puts minReplicas
+READY_ANNOTATION = "mlops-poc/was-ready"  # on revisions: Knative does not record whether one has ever been ready
+# On the namespaces of the ingress gateway, of Knative and of Prometheus: gateway, knative, prometheus.
+ROLE_LABEL = "mlops-poc/role"
+CLUSTER_LOCAL = {"networking.knative.dev/visibility": "cluster-local"}
 # Prometheus scrapes the model server itself. KServe's own annotation, set to "true", would replace the port by that of
 # Knative's queue-proxy, which counts requests but not documents, and only if the cluster's config-observability enables
 # it (kserve/kserve, pkg/webhook/admission/pod/metrics_aggregate_injector.go).
@@ -57,7 +62,7 @@ class Content(NamedTuple):
     """What new pods would load. A change of any field creates new pods."""
 
     version: str
-    access_key: str | None = None  # of the store user
+    credentials: str  # name of the version's Secret, ServiceAccount and ConfigMap
     uploaded: str | None = None  # time of the upload, ISO 8601
     attempt: str | None = None  # time of the retry after a failed deployment, ISO 8601
 
@@ -85,41 +90,53 @@ def namespace(name: str) -> KubernetesObject:
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
 
 
-def metadata(settings: ServiceSettings) -> KubernetesObject:
-    return {"name": settings.name, "namespace": settings.namespace}
-
-
 # --------------------------------------------------------------------------------------------------- credentials
+
+
+def credentials_name(settings: ServiceSettings, keys: tuple[str, str] | None = None) -> str:
+    """The name of the objects that hold this content: other content gets other objects, so none is ever changed.
+
+    A name is public. scrypt makes it expensive to guess keys from it.
+    """
+    content = (settings.store_endpoint, settings.region, settings.store_ca, settings.image_pull_secret, keys)
+    digest = hashlib.scrypt(json.dumps(content).encode(), salt=b"mlops-poc", n=2**14, r=8, p=1, dklen=5)
+    return f"{settings.name}-store-{digest.hex()}"
 
 
 def credentials(settings: ServiceSettings, keys: tuple[str, str] | None = None) -> list[KubernetesObject]:
     """Secret, ServiceAccount and, for a store with a custom CA, a ConfigMap with its certificates.
 
+    KServe reads them whenever it creates a pod, also when a pod of a version that has served for weeks is replaced.
+    Therefore they belong to the versions that were deployed with exactly this content.
+
     Without keys the Secret contains only its annotations.
     https://github.com/kserve/kserve/blob/v0.20.0/pkg/credentials/s3/s3_secret.go
     """
-    secret = store_secret(settings, keys)
+    name = credentials_name(settings, keys)
     account: KubernetesObject = {
         "apiVersion": "v1",
         "kind": "ServiceAccount",
-        "metadata": metadata(settings),
-        "secrets": [{"name": settings.name}],
+        "metadata": metadata(settings, name),
+        "secrets": [{"name": name}],
+        "automountServiceAccountToken": False,  # the pods do not use the Kubernetes API
     }
     if settings.image_pull_secret:
         # Here and not in the pods: Knative uses it as well when it asks the registry for the image's digest.
         account["imagePullSecrets"] = [{"name": settings.image_pull_secret}]
-    if not settings.store_ca:
-        return [secret, account]
-    ca: KubernetesObject = {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {**metadata(settings), "name": ca_name(settings.name)},
-        "data": {CA_FILE: settings.store_ca},
-    }
-    return [secret, account, ca]
+    objects = [store_secret(settings, name, keys), account]
+    if settings.store_ca:
+        objects.append(
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": metadata(settings, name),
+                "data": {CA_FILE: settings.store_ca},
+            }
+        )
+    return objects
 
 
-def store_secret(settings: ServiceSettings, keys: tuple[str, str] | None) -> KubernetesObject:
+def store_secret(settings: ServiceSettings, name: str, keys: tuple[str, str] | None) -> KubernetesObject:
     """The Secret with the store's address, in annotations, and the keys."""
     scheme, _, endpoint = settings.store_endpoint.rpartition("://")
     annotations = {
@@ -129,13 +146,13 @@ def store_secret(settings: ServiceSettings, keys: tuple[str, str] | None) -> Kub
         "serving.kserve.io/s3-useanoncredential": "false",
     }
     if settings.store_ca:
-        annotations["serving.kserve.io/s3-cabundle-configmap"] = ca_name(settings.name)
+        annotations["serving.kserve.io/s3-cabundle-configmap"] = name
         annotations["serving.kserve.io/s3-cabundle"] = f"/etc/ssl/custom-certs/{CA_FILE}"
     secret: KubernetesObject = {
         "apiVersion": "v1",
         "kind": "Secret",
         "type": "Opaque",
-        "metadata": {**metadata(settings), "annotations": annotations},
+        "metadata": {**metadata(settings, name), "annotations": annotations},
     }
     if keys:
         names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
@@ -143,8 +160,46 @@ def store_secret(settings: ServiceSettings, keys: tuple[str, str] | None) -> Kub
     return secret
 
 
-def ca_name(service_name: str) -> str:
-    return f"{service_name}-store-ca"
+def network_policies(settings: ServiceSettings) -> list[KubernetesObject]:
+    """Who may open connections to the service's pods: clients come through the gateway, the transformer to the predictor.
+
+    Knative's activator forwards requests, and its autoscaler reads metrics. Probes come from the node itself, which
+    policies do not restrict.
+    """
+    entry = "predictor" if settings.collocate else "transformer"
+    policies = [network_policy(settings, entry, [namespaces("gateway", "knative", "prometheus")])]
+    if not settings.collocate:
+        transformer = {"podSelector": {"matchLabels": {SERVICE_LABEL: settings.name, "component": "transformer"}}}
+        policies.append(network_policy(settings, "predictor", [transformer, namespaces("knative", "prometheus")]))
+    return policies
+
+
+def network_policy(settings: ServiceSettings, component: str, callers: list[KubernetesObject]) -> KubernetesObject:
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": metadata(settings, f"{settings.name}-{component}"),
+        "spec": {
+            "podSelector": {"matchLabels": {SERVICE_LABEL: settings.name, "component": component}},
+            "policyTypes": ["Ingress"],
+            "ingress": [{"from": callers}],
+        },
+    }
+
+
+def namespaces(*roles: str) -> KubernetesObject:
+    expression = {"key": ROLE_LABEL, "operator": "In", "values": list(roles)}
+    return {"namespaceSelector": {"matchExpressions": [expression]}}
+
+
+def metadata(settings: ServiceSettings, name: str) -> KubernetesObject:
+    return {"name": name, "namespace": settings.namespace, "labels": {SERVICE_LABEL: settings.name}}
+
+
+def owner_reference(owner: KubernetesObject) -> KubernetesObject:
+    """What makes Kubernetes delete an object after the last of its owners."""
+    meta = owner["metadata"]
+    return {"apiVersion": owner["apiVersion"], "kind": owner["kind"], "name": meta["name"], "uid": meta["uid"]}
 
 
 # --------------------------------------------------------------------------------------------- InferenceService
@@ -153,10 +208,10 @@ def ca_name(service_name: str) -> str:
 def inference_service(settings: ServiceSettings, content: Content) -> KubernetesObject:
     """The InferenceService of a version, its transformer not yet pinned.
 
-    Pods get the store's endpoint and user when they are created, and load the model when they start. Annotations
-    contain all of these, so that a change of any creates new pods.
+    Pods load the model when they start. An annotation contains the time of the upload, so that another upload creates
+    new pods.
     """
-    root = f"s3://{settings.bucket}/{settings.name}/{content.version}"
+    root = f"s3://{settings.bucket}/{store_prefix(settings.namespace, settings.name)}{content.version}"
     component = component_settings(settings, content)
     if settings.collocate:
         predictor = {
@@ -166,7 +221,12 @@ def inference_service(settings: ServiceSettings, content: Content) -> Kubernetes
         }
         components = {"predictor": predictor}
     else:
-        predictor = {**component, "model": model(settings, f"{root}/model/")}
+        predictor = {
+            **component,
+            # Its repository API, which unloads the model, must not be reachable from outside.
+            "labels": {**component["labels"], **CLUSTER_LOCAL},
+            "model": model(settings, f"{root}/model/"),
+        }
         container = transformer_container(settings)
         container["env"] = [{"name": "STORAGE_URI", "value": f"{root}/transformer/"}]
         components = {"predictor": predictor, "transformer": {**component, "containers": [container]}}
@@ -174,7 +234,7 @@ def inference_service(settings: ServiceSettings, content: Content) -> Kubernetes
         {
             "apiVersion": "serving.kserve.io/v1beta1",
             "kind": "InferenceService",
-            "metadata": metadata(settings),
+            "metadata": {"name": settings.name, "namespace": settings.namespace},
             "spec": components,
         }
     )
@@ -184,7 +244,6 @@ def component_settings(settings: ServiceSettings, content: Content) -> Kubernete
     """What predictor and transformer have in common."""
     annotations = {
         **SCRAPING,
-        STORE_ANNOTATION: describe_store(settings, content.access_key),
         **({UPLOADED_ANNOTATION: content.uploaded} if content.uploaded else {}),
         **({ATTEMPT_ANNOTATION: content.attempt} if content.attempt else {}),
     }
@@ -194,18 +253,11 @@ def component_settings(settings: ServiceSettings, content: Content) -> Kubernete
     return {
         "labels": {VERSION_LABEL: content.version},
         "annotations": annotations,
-        "serviceAccountName": settings.name,
+        "serviceAccountName": content.credentials,
         "minReplicas": settings.min_replicas,
         "maxReplicas": settings.max_replicas,
         "volumes": [{"name": "tmp", "emptyDir": {}}],
     }
-
-
-def describe_store(settings: ServiceSettings, access_key: str | None) -> str:
-    """Everything that pods get to know of the store when they are created."""
-    user = f" as {access_key}" if access_key else ""
-    ca = f" trusting {hashlib.sha256(settings.store_ca.encode()).hexdigest()[:8]}" if settings.store_ca else ""
-    return settings.store_endpoint + user + ca
 
 
 def model(settings: ServiceSettings, uri: str, args: Iterable[str] = ()) -> KubernetesObject:
@@ -316,8 +368,6 @@ def standby_route(service: KubernetesObject, revisions: list[str]) -> Kubernetes
         service: the InferenceService as read from the cluster; it owns the Route.
         revisions: names; requests to the Route's host go to the first.
     """
-    owner = {name: service[name] for name in ("apiVersion", "kind")}
-    owner |= {name: service["metadata"][name] for name in ("name", "uid")}
     return {
         "apiVersion": "serving.knative.dev/v1",
         "kind": "Route",
@@ -325,7 +375,7 @@ def standby_route(service: KubernetesObject, revisions: list[str]) -> Kubernetes
             "name": standby_name(service["metadata"]["name"]),
             "namespace": service["metadata"]["namespace"],
             "labels": {SERVICE_LABEL: service["metadata"]["name"]},
-            "ownerReferences": [owner],
+            "ownerReferences": [owner_reference(service)],
         },
         "spec": {
             "traffic": [
@@ -339,6 +389,7 @@ def standby_route(service: KubernetesObject, revisions: list[str]) -> Kubernetes
 def masked_yaml(settings: ServiceSettings, version: str) -> str:
     """All objects of a version as YAML for `kubectl apply`, the keys masked."""
     secret, *others = credentials(settings)
+    content = Content(version, credentials_name(settings))
     masked = (
         "# data, masked here; keys that the cluster has already are not changed:\n"
         "#   AWS_ACCESS_KEY_ID: '********'\n#   AWS_SECRET_ACCESS_KEY: '********'\n---\n"
@@ -348,5 +399,5 @@ def masked_yaml(settings: ServiceSettings, version: str) -> str:
         + "---\n"
         + dump(secret)
         + masked
-        + dump(*others, inference_service(settings, Content(version)))
+        + dump(*others, inference_service(settings, content))
     )

@@ -12,6 +12,7 @@ from typing import Any
 from failure import BadInput
 
 QUANTITY = (r"\d+(\.\d+)?(m|[kMGT]i?)?", "a Kubernetes quantity such as 100m, 1 or 512Mi")
+HOST_AND_PORT = r"([-\w.]+|\[[\da-fA-F:.]+\])(:\d{1,5})?"
 RULES = {
     # The longest label derived from it is the host name prev-NAME-transformer: at most 63 characters.
     "model_name": (
@@ -28,9 +29,9 @@ RULES = {
         "3 to 63 lower-case letters, digits, '-' and '.', "
         "starting and ending with a letter or digit, and no prefix or suffix that S3 reserves",
     ),
-    "minio_endpoint": (r"https?://[^/\s]+/?", "http://HOST:PORT"),
-    "minio_endpoint_cluster": (r"(https?://)?[^/\s]+/?", "HOST:PORT"),
-    "ingress": (r"https?://[^/\s]+/?", "http://HOST:PORT"),
+    "minio_endpoint": (rf"https?://{HOST_AND_PORT}/?", "http://HOST:PORT"),
+    "minio_endpoint_cluster": (rf"(https?://)?{HOST_AND_PORT}/?", "HOST:PORT"),
+    "ingress": (rf"https?://{HOST_AND_PORT}/?", "http://HOST:PORT"),
     "transformer_image": (
         r"[a-z0-9][\w.\-/:@]*",
         "an image name such as docker.io/mlops-poc/sklearn-transformer:1.0.0",
@@ -49,6 +50,11 @@ def check_names(values: Mapping[str, Any]) -> None:
         value, option = values.get(name), "--" + name.replace("_", "-")
         if value is None:
             continue
+        if name.startswith(("minio", "ingress")) and "@" in value:  # not shown: it may be a password
+            raise BadInput(
+                f"{option} contains a user name or password, which others could see: it takes {form}. The store's keys "
+                "belong in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
         if not re.fullmatch(pattern, value):
             if name == "bucket" and value == values["model_name"]:
                 raise BadInput(

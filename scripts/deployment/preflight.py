@@ -1,10 +1,11 @@
 """Check, before anything is changed, that a version can be deployed as requested."""
 
 import logging
+import shlex
 
 from deployment.deployed_service import ServiceState
 from deployment.kubectl import Kubectl
-from deployment.manifests import Content, ServiceSettings, credentials, inference_service
+from deployment.manifests import Content, ServiceSettings, credentials, credentials_name, inference_service
 from failure import BadInput
 from store.model_store import ModelStore, Version
 
@@ -33,7 +34,7 @@ def validate_manifests(kubectl: Kubectl, settings: ServiceSettings, version: str
     """Let the server check all manifests if the namespace exists. Returns whether it does."""
     has_namespace = kubectl.has_namespace()
     if has_namespace:
-        service = inference_service(settings, Content(version))
+        service = inference_service(settings, Content(version, credentials_name(settings)))
         kubectl.validate(*credentials(settings), service)
     return has_namespace
 
@@ -45,5 +46,5 @@ def warn_of_new_numbers(state: ServiceState, version: Version, store: ModelStore
             log.warning(
                 "The cluster numbers of %s do not continue those of %s, which serves: a number may mean "
                 "another topic now. To keep them: text_clustering.py --like s3://%s/%s%s/ --s3-endpoint %s",
-                *(version.name, serving, store.bucket, store.prefix, serving, store.endpoint),
+                *(version.name, serving, store.bucket, store.prefix, serving, shlex.quote(store.endpoint)),
             )

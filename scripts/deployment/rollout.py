@@ -5,20 +5,21 @@ Knative gives all requests to a component's newest revision as soon as that is r
 
 - each transformer is pinned to the predictor revision of its own version (pin_transformer),
 - a new version gets 0 percent of the requests until both components are ready and it has passed a smoke test,
-- the previous version keeps its pods, so that a rollback is immediate (standby_route),
+- the previous version keeps its pods, so that a rollback is immediate (standby_route), unless the new one needs the room,
 - a version that failed is scaled to zero.
 """
 
 import logging
-from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
-from deployment.deployed_service import DeployedService, ServiceState, condition_of, describe_traffic
-from deployment.diagnosis import rejection, unmet_conditions
-from deployment.gateway import WrongAnswer
+from deployment.deployed_service import DeployedService, ServiceState, describe_traffic
+from deployment.diagnosis import is_ready, rejection, revision_of, unmet_conditions
+from deployment.gateway import Gateway, NoAnswer, WrongAnswer
 from deployment.manifests import (
     ATTEMPT_ANNOTATION,
     MIN_SCALE_ANNOTATION,
+    READY_ANNOTATION,
     Content,
     KubernetesObject,
     ServiceSettings,
@@ -28,37 +29,32 @@ from deployment.manifests import (
     signature,
 )
 from deployment.polling import poll
+from deployment.scaling import restore_scale, scale_to_zero
+from deployment.verification import describe_serving
 from deployment.waiting import (
     NotReady,
+    wait_for_new_pods,
     wait_for_predictor_revision,
     wait_for_share,
     wait_for_standby,
     wait_until_ready,
 )
-from failure import Failure
-
-# With these annotations Knative deletes the pods of a revision that was never ready. The deadline changes the pods, so
-# each is re-created once, but without it they would stay for ten minutes. A revision without a ready pod has no metrics
-# when it gets no requests, and is not scaled, unless the activator's metrics are declared to be complete
-# (StableAndPanicConcurrency in knative/serving, pkg/autoscaler/metrics/collector.go). 6 s is the shortest window.
-SCALE_TO_ZERO = {
-    "serving.knative.dev/progress-deadline": "1s",
-    "autoscaling.knative.dev/target-burst-capacity": "-1",
-    "autoscaling.knative.dev/window": "6s",
-}
+from failure import BadInput, Failure
 
 log = logging.getLogger(__name__)
 
 
+# -------------------------------------------------------------------------------------------------------- deploy
+
+
 def roll_out(
     deployed: DeployedService,
+    gateway: Gateway,
     before: ServiceState,
     service: KubernetesObject,
+    clusters: list[dict[str, Any]],
     canary: int | None,
-    wait: bool,
-    timeout: float,
-    smoke_test: Callable[[str], None],
-) -> ServiceState | None:
+) -> ServiceState:
     """Apply a version, and give it its requests once it has passed the smoke test.
 
     If nothing serves yet, and in KServe's Standard mode, the version gets its requests at once.
@@ -66,46 +62,89 @@ def roll_out(
     Args:
         before: the state before the rollout.
         service: the InferenceService to apply.
+        clusters: of clusters.json, for the smoke test.
         canary: percent of the requests, or None for all.
-        wait: False to return without waiting.
-        timeout: of each wait, in seconds.
-        smoke_test: called with the host of the new version's own Route; raises WrongAnswer.
 
     Returns:
-        The state afterwards, or None without waiting.
+        The state afterwards.
 
     Raises:
         NotReady, WrongAnswer: the version failed and is scaled to zero.
+        Replaced: somebody else applied another version meanwhile.
         Failure: the cluster failed.
     """
-    served, spec = before.serving() if before.on_knative else [], service["spec"]
-    if served and not has_all_requests(before, spec) and serves_alone(before, spec):
-        log.info("This version serves already; %s, which is newer, gets no requests", before.newest())
-        return before
-    held = bool(served) and not has_all_requests(before, spec)
+    spec = service["spec"]
+    if serves_already(before, spec):
+        return ensure_answers(deployed, gateway, before, clusters)
+    held = is_held(before, spec)
     try:
-        apply(deployed, before, service, {"canaryTrafficPercent": 0} if held else {}, timeout)
-        if not wait:
-            return None
+        apply(deployed, before, service, gateway.timeout)
+        if held:
+            keep_serving(deployed, before, spec, gateway.timeout)
+        wait_until_ready(deployed, spec, gateway.timeout)
+        record_ready(deployed)
         if not held:
-            wait_until_ready(deployed, spec, timeout)
-            return wait_for_share(deployed, 100, timeout)
-        keep_serving(deployed, before, spec, timeout)
-        wait_until_ready(deployed, spec, timeout)
-        smoke_test(make_newest_the_standby(deployed, timeout))
-    except (NotReady, WrongAnswer):
+            return wait_for_share(deployed, spec, 100, gateway.timeout)
+        gateway.smoke_test(make_newest_the_standby(deployed, spec, gateway.timeout), clusters)
+    except (NotReady, WrongAnswer, NoAnswer) as error:
+        if isinstance(error, NoAnswer) and not error.reached:
+            raise
         withdraw(deployed, spec, before)
-        raise
-    return give_share(deployed, canary, served, timeout)
+        raise type(error)(f"{error}{describe_serving(gateway, deployed.fetch())}") from None
+    return give_share(deployed, spec, canary, before.serving(), gateway.timeout)
 
 
-def make_newest_the_standby(deployed: DeployedService, timeout: float) -> str:
-    """Give the newest version an address without giving it the service's requests. Returns its host."""
+def record_ready(deployed: DeployedService) -> None:
+    """Record that the newest revisions have been ready, and what they use."""
     state = deployed.fetch()
-    if state.service is None:
-        raise Failure(f"{deployed.name} was deleted meanwhile")
-    deployed.set_standby(state.service, [state.newest(name) for name in reversed(state.components)])
-    return wait_for_standby(deployed, state.newest(), timeout)
+    deployed.bind_credentials(state)
+    if state.on_knative:
+        deployed.annotate_revisions([state.newest(name) for name in state.components], {READY_ANNOTATION: "true"})
+
+
+def start(deployed: DeployedService, before: ServiceState, service: KubernetesObject, timeout: float) -> None:
+    """Apply a version without waiting for it. If another one serves, it gets no requests."""
+    if not serves_already(before, service["spec"]):
+        apply(deployed, before, service, timeout)
+        deployed.bind_credentials(deployed.fetch())
+
+
+def serves_already(state: ServiceState, spec: KubernetesObject) -> bool:
+    """Whether exactly this content gets all requests, also if a newer version failed or was rolled back."""
+    if not state.on_knative or not state.shares(state.entry):
+        return False
+    return all(
+        len(state.shares(name)) == 1
+        and all(signature(state.revisions.get(revision)) == signature(spec[name]) for revision in state.shares(name))
+        for name in spec
+    )
+
+
+def is_held(before: ServiceState, spec: KubernetesObject) -> bool:
+    """Whether a version gets no requests at first, because another one serves."""
+    return before.on_knative and bool(before.serving()) and not serves_already(before, spec)
+
+
+def ensure_answers(
+    deployed: DeployedService, gateway: Gateway, state: ServiceState, clusters: list[dict[str, Any]]
+) -> ServiceState:
+    """Test the version that serves, and re-create its pods if it does not answer correctly."""
+    newer = (
+        [] if state.newest() in state.shares(state.entry) else [f"; {state.newest()}, which is newer, gets no requests"]
+    )
+    log.info("This version serves already%s", "".join(newer))
+    try:
+        gateway._replace(timeout=10).smoke_test(state.host, clusters)
+        return state
+    except (NoAnswer, WrongAnswer) as error:
+        if isinstance(error, NoAnswer) and not error.reached:
+            raise
+        log.warning("%s. Re-creating its pods", error)
+    revisions = sorted(state.used_revisions())
+    old = {pod["metadata"]["name"] for pod in state.pods if revision_of(pod) in revisions}
+    deployed.delete_pods(old)
+    wait_for_new_pods(deployed, revisions, old, gateway.timeout)
+    return deployed.fetch()
 
 
 def next_attempt(state: ServiceState, settings: ServiceSettings, content: Content) -> Content:
@@ -129,28 +168,10 @@ def next_attempt(state: ServiceState, settings: ServiceSettings, content: Conten
     return tried
 
 
-def has_all_requests(state: ServiceState, spec: KubernetesObject) -> bool:
-    """Whether exactly this content is the newest and gets all requests."""
-    newest = state.newest()
-    return state.shares(state.entry) == {newest: 100} and signature(state.revisions.get(newest)) == signature(
-        spec[state.entry]
-    )
-
-
-def serves_alone(state: ServiceState, spec: KubernetesObject) -> bool:
-    """Whether exactly this content gets all requests, also if a newer version failed or was rolled back."""
-    return all(
-        len(state.shares(name)) == 1
-        and all(signature(state.revisions.get(revision)) == signature(spec[name]) for revision in state.shares(name))
-        for name in spec
-    )
-
-
-def apply(
-    deployed: DeployedService, before: ServiceState, service: KubernetesObject, hold: KubernetesObject, timeout: float
-) -> None:
+def apply(deployed: DeployedService, before: ServiceState, service: KubernetesObject, timeout: float) -> None:
     """Apply the predictor, and then the transformer, pinned to the predictor's revision."""
     spec = service["spec"]
+    hold = {"canaryTrafficPercent": 0} if is_held(before, spec) else {}
     if "transformer" in spec:
         unchanged = {name: part for name, part in before.spec.items() if name == "transformer"}
         deployed.kubectl.apply({**service, "spec": {**unchanged, "predictor": {**spec["predictor"], **hold}}})
@@ -168,6 +189,7 @@ def keep_serving(deployed: DeployedService, before: ServiceState, spec: Kubernet
     """
     for _ in poll(timeout):
         state = deployed.fetch()
+        state.check_not_replaced(spec)
         created = all(signature(state.revisions.get(state.newest(name))) == signature(spec[name]) for name in spec)
         if created or rejection(state):
             break
@@ -175,70 +197,133 @@ def keep_serving(deployed: DeployedService, before: ServiceState, spec: Kubernet
     starting = all(state.component(name).get("latestReadyRevision") != state.newest(name) for name in spec)
     if not kept and starting:
         log.info("KServe rolled back instead of holding the new version: trying again")
-        deployed.set_canary(None, list(spec))  # to the newest that is ready, which is the one that served
+        deployed.set_canary(None, state)  # to the newest that is ready, which is the one that served
         for _ in poll(timeout):
             state = deployed.fetch()
             if all(rolled_out(state, name) == rolled_out(before, name) for name in spec):
                 break
-        deployed.set_canary(0, list(spec))
+        deployed.set_canary(0, state)
 
 
 def rolled_out(state: ServiceState, component: str) -> str | None:
     return state.component(component).get("latestRolledoutRevision")
 
 
-def give_share(deployed: DeployedService, percent: int | None, served: list[str], timeout: float) -> ServiceState:
+def make_newest_the_standby(deployed: DeployedService, spec: KubernetesObject, timeout: float) -> str:
+    """Give the newest version an address without giving it the service's requests. Returns its host."""
+    state = deployed.fetch()
+    state.check_not_replaced(spec)
+    deployed.set_standby(state, [state.newest(name) for name in reversed(state.components)])
+    return wait_for_standby(deployed, state.newest(), timeout)
+
+
+def give_share(
+    deployed: DeployedService, spec: KubernetesObject, percent: int | None, served: list[str], timeout: float
+) -> ServiceState:
     """Give the newest version its share of the requests, or all with None.
 
     Args:
+        spec: of the newest version; raises Replaced if it is another one.
         served: the revisions that got the requests so far; when they get none any more they become the standby.
     """
-    deployed.set_canary(percent, deployed.fetch().components)
-    state = wait_for_share(deployed, percent or 100, timeout)
-    if percent is None and state.service:
-        deployed.set_standby(state.service, served)
+    state = deployed.fetch()
+    state.check_not_replaced(spec)
+    deployed.set_canary(percent, state)
+    state = wait_for_share(deployed, spec, percent or 100, timeout)
+    if percent is None:
+        deployed.set_standby(state, served)
     return state
 
 
 def withdraw(deployed: DeployedService, spec: KubernetesObject, before: ServiceState) -> None:
     """Scale a version that failed to zero, and restore the previous standby.
 
-    Knative applies changes of scaling annotations to existing revisions (reconcilePA in knative/serving,
-    pkg/reconciler/revision/reconcile_resources.go). Without them the pods would occupy their memory for ten minutes, and
-    requests that queue for them would create more.
+    Otherwise its pods would occupy their memory for ten minutes, and requests that queue for them would create more.
     """
     state = deployed.fetch()
-    # A predictor gets its requests from a transformer: if that serves nobody, the predictor does not either.
-    used = {revision for name in state.components for revision in state.shares(name) if state.shares(state.entry)}
+    deployed.bind_credentials(state)
     newest = {name: state.newest(name) for name in spec}
     failed = [
         revision
         for name, revision in newest.items()
-        if signature(state.revisions.get(revision)) == signature(spec[name]) and revision not in used
+        if signature(state.revisions.get(revision)) == signature(spec[name]) and revision not in state.used_revisions()
     ]
     if not failed:
         return
-    deployed.annotate_revisions(failed, {MIN_SCALE_ANNOTATION: "0"})
-    never_ready = [name for name in failed if condition_of(state.revisions[name], "Ready")["status"] != "True"]
-    if never_ready:
-        deployed.annotate_revisions(never_ready, SCALE_TO_ZERO)
-    if before.standby_revisions and state.service:
-        deployed.set_standby(state.service, before.standby_revisions)
-    log.info("Scaling to zero: %s", ", ".join(failed))
+    scale_to_zero(deployed, state, failed)
+    standby = [name for name in before.standby_revisions if name in state.revisions]
+    if standby:
+        restore_scale(deployed, state, standby)
+        deployed.set_standby(state, standby)
+
+
+# ------------------------------------------------------------------------------------------------------ roll back
 
 
 def return_to_previous(deployed: DeployedService, timeout: float) -> ServiceState:
-    """Take all requests from the newest version.
+    """Give all requests to the version before the one that serves.
 
-    canaryTrafficPercent 0 is KServe's way: from a canary it returns to the version that got all requests, and from a
-    finished rollout to the previous one (PropagateStatus in KServe's inference_service_status.go).
+    Raises:
+        BadInput: there is no such version.
+        Failure: the requests do not move.
     """
-    deployed.set_canary(0, deployed.fetch().components)
+    state = deployed.fetch()
+    previous = previous_revision(state)
+    if previous is None:
+        log.info("Rolled back already")
+        return state
+    if previous not in state.revisions:
+        raise BadInput(f"{previous}, the previous version, is gone from the cluster: deploy its files again")
+    pair = state.pair_of(previous)
+    start_previous(deployed, state, pair, timeout)
+    # If the newest version gets requests, canaryTrafficPercent 0 returns to the previous one: from a canary to the version
+    # that got all requests, from a finished rollout to the one before. A version newer than the one that serves failed or
+    # waits: then KServe has no way back (PropagateStatus in its inference_service_status.go), except its own status.
+    newest_serves = state.newest() in state.shares(state.entry)
+    if state.canary_percent != 0:
+        deployed.set_canary(0, state)
     for _ in poll(timeout):
         state = deployed.fetch()
-        shares = state.shares(state.entry)
-        if shares and state.newest() not in shares:
+        if state.shares(state.entry) == {previous: 100}:
             return state
+        if not newest_serves and rolled_out(state, state.entry) != previous:
+            deployed.set_rolled_out(dict(zip(reversed(state.components), pair)))
     raise Failure(
         f"the requests still go to {describe_traffic(state.traffic())} after {timeout} s: {unmet_conditions(state)}"
     )
+
+
+def previous_revision(state: ServiceState) -> str | None:
+    """The revision that a rollback returns to: the one before the one that serves. None after a rollback.
+
+    Raises:
+        BadInput: the service has had one version only.
+    """
+    status = state.component(state.entry)
+    serving, previous = status.get("latestRolledoutRevision"), status.get("previousRolledoutRevision")
+    if state.canary_percent:  # the canary is the newest; the one that was rolled out gets the other requests
+        return serving
+    if not previous:
+        version = state.version_of(serving) if serving else "this version"
+        raise BadInput(f"no version has served before {version}: there is no previous version to return to")
+    return previous if previous != serving else None
+
+
+def start_previous(deployed: DeployedService, state: ServiceState, revisions: list[str], timeout: float) -> None:
+    """Wait for the pods of the previous version, which may have been scaled to zero to make room."""
+    restore_scale(deployed, state, revisions)
+    if running_revisions(state).issuperset(revisions):
+        return
+    log.info("Starting the previous version, which was scaled to zero to make room")
+    deployed.set_standby(state, revisions)
+    for _ in poll(timeout):
+        if running_revisions(deployed.fetch()).issuperset(revisions):
+            return
+    raise Failure(
+        f"the pods of the previous version do not start within {timeout} s: kubectl get pods -n "
+        f"{deployed.kubectl.namespace} shows the reason; if there is no room for two versions, deploy its files instead"
+    )
+
+
+def running_revisions(state: ServiceState) -> set[str | None]:
+    return {revision_of(pod) for pod in state.pods if is_ready(pod) and "deletionTimestamp" not in pod["metadata"]}

@@ -3,14 +3,15 @@
 from typing import Any
 
 
-def print_versions(records: list[dict[str, Any]], shares: dict[str, int]) -> None:
+def print_versions(records: list[dict[str, Any]], shares: dict[str, int], never_ready: set[str]) -> None:
     """Print one line per version: dates, metrics, share of the requests, and the version whose numbers it continues.
 
     Args:
         records: version.json of each version.
         shares: percent of the requests by version.
+        never_ready: the versions whose pods have never been ready.
     """
-    row = "{:<14} {:<17} {:<17} {:>9} {:>6} {:>10} {:>8}  {}"
+    row = "{:<14} {:<17} {:<17} {:>9} {:>6} {:>10} {:>11}  {}"
     print(row.format("VERSION", "TRAINED", "UPLOADED", "V-MEASURE", "ARI", "SILHOUETTE", "TRAFFIC", "NUMBERS"))
     for record in records:
         dates = [(record.get(name) or "-")[:16].replace("T", " ") for name in ("created", "uploaded")]
@@ -20,6 +21,7 @@ def print_versions(records: list[dict[str, Any]], shares: dict[str, int]) -> Non
             for name in ("v_measure", "adjusted_rand_index", "silhouette")
         ]
         share = shares.get(record["version"])
+        traffic = "never ready" if record["version"] in never_ready else f"{share} %" if share else "-"
         lineage = record.get("lineage")
         numbers = f"{lineage['agreement']:.1%} as in {lineage['earlier']['version']}" if lineage else "-"
-        print(row.format(record["version"], *dates, *figures, f"{share} %" if share else "-", numbers))
+        print(row.format(record["version"], *dates, *figures, traffic, numbers))

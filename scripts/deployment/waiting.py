@@ -4,12 +4,27 @@ import logging
 from typing import NoReturn
 
 from deployment.deployed_service import DeployedService, ServiceState, condition_of, describe_traffic
-from deployment.diagnosis import explain, is_ready, is_stuck, pods_of, reason, rejection, troubles, unmet_conditions
+from deployment.diagnosis import (
+    explain,
+    is_ready,
+    is_stuck,
+    is_unschedulable,
+    pods_of,
+    reason,
+    rejection,
+    revision_of,
+    troubles,
+    unmet_conditions,
+)
 from deployment.manifests import KubernetesObject, signature
 from deployment.polling import GracePeriod, poll
+from deployment.scaling import idle_revisions, scale_to_zero
 from failure import Failure
 
 STUCK_SECONDS = 30
+# A revision is scaled to zero after 36 s (Knative's shortest window, and its grace period of 30 s), and a pod takes up to
+# 70 s to end, in which it keeps its room.
+NO_ROOM_SECONDS = 150
 
 log = logging.getLogger(__name__)
 
@@ -23,11 +38,13 @@ def wait_for_predictor_revision(deployed: DeployedService, spec: KubernetesObjec
 
     Raises:
         NotReady: KServe rejects the predictor; the reasons are in the log.
+        Replaced: somebody else applied another version.
         Failure: it takes too long.
     """
     grace = GracePeriod(STUCK_SECONDS)
     for elapsed in poll(timeout):
         state = deployed.fetch()
+        state.check_not_replaced(spec)
         name = state.newest("predictor")
         if state.on_knative and signature(state.revisions.get(name)) == signature(spec["predictor"]):
             return name
@@ -39,15 +56,17 @@ def wait_for_predictor_revision(deployed: DeployedService, spec: KubernetesObjec
 
 
 def wait_until_ready(deployed: DeployedService, spec: KubernetesObject, timeout: float) -> None:
-    """Log each change until all parts are ready.
+    """Log each change until all parts are ready. Without room for the pods, scale the versions without requests to zero.
 
     Raises:
         NotReady: a part is stuck, or it takes too long; the reasons are in the log.
+        Replaced: somebody else applied another version.
     """
     logged: dict[str, str] = {}
-    grace = GracePeriod(STUCK_SECONDS)
+    stuck, without_room = GracePeriod(STUCK_SECONDS), GracePeriod(NO_ROOM_SECONDS)
     for elapsed in poll(timeout):
         state = deployed.fetch()
+        state.check_not_replaced(spec)
         parts, pods = readiness(state, spec), pods_of(state, spec)
         for part, progress in parts.items():
             if logged.get(part) != progress:
@@ -55,8 +74,41 @@ def wait_until_ready(deployed: DeployedService, spec: KubernetesObject, timeout:
         logged = parts
         if set(parts.values()) == {"ready"}:
             return
-        failed = any(progress.startswith("failed") for progress in parts.values())
-        if grace.is_over(failed or is_stuck(pods), elapsed):
+        no_room = any(is_unschedulable(pod) for pod in pods)
+        if no_room:
+            make_room(deployed, state, spec)
+        failed = is_stuck(pods) or (not no_room and any(progress.startswith("failed") for progress in parts.values()))
+        if stuck.is_over(failed, elapsed) or without_room.is_over(no_room, elapsed):
+            break
+    give_up(deployed, state, pods, elapsed)
+
+
+def make_room(deployed: DeployedService, state: ServiceState, spec: KubernetesObject) -> None:
+    """Scale the versions that get no requests to zero: they only make a rollback faster."""
+    idle = idle_revisions(state, spec)
+    if idle:
+        versions = sorted({state.version_of(revision) for revision in idle})
+        log.warning("There is no room for the new version: %s, which gets no requests, makes way", ", ".join(versions))
+        scale_to_zero(deployed, state, idle)
+
+
+def wait_for_new_pods(deployed: DeployedService, revisions: list[str], old: set[str], timeout: float) -> None:
+    """Wait until each revision has a ready pod that is not among the old ones.
+
+    Args:
+        old: names of pods.
+
+    Raises:
+        NotReady: they are stuck, or it takes too long; the reasons are in the log.
+    """
+    stuck, without_room = GracePeriod(STUCK_SECONDS), GracePeriod(NO_ROOM_SECONDS)
+    for elapsed in poll(timeout):
+        state = deployed.fetch()
+        pods = [pod for pod in state.pods if revision_of(pod) in revisions and pod["metadata"]["name"] not in old]
+        if {revision_of(pod) for pod in pods if is_ready(pod)} == set(revisions):
+            return
+        no_room = any(is_unschedulable(pod) for pod in pods)
+        if stuck.is_over(is_stuck(pods), elapsed) or without_room.is_over(no_room, elapsed):
             break
     give_up(deployed, state, pods, elapsed)
 
@@ -64,9 +116,7 @@ def wait_until_ready(deployed: DeployedService, spec: KubernetesObject, timeout:
 def give_up(deployed: DeployedService, state: ServiceState, pods: list[KubernetesObject], elapsed: float) -> NoReturn:
     for line in explain(deployed.kubectl, deployed.name, state, pods):
         log.error("%s", line)
-    shares = state.traffic()
-    serving = f"; serving meanwhile: {describe_traffic(shares)}" if state.on_knative and shares else ""
-    raise NotReady(f"{deployed.name} is not ready after {elapsed:.0f} s, see the reasons above{serving}")
+    raise NotReady(f"{deployed.name} is not ready after {elapsed:.0f} s, see the reasons above")
 
 
 def readiness(state: ServiceState, spec: KubernetesObject) -> dict[str, str]:
@@ -100,10 +150,11 @@ def component_readiness(state: ServiceState, name: str, part: KubernetesObject) 
     return ", ".join(filter(None, ("starting", reason(condition) if current else "")))
 
 
-def wait_for_share(deployed: DeployedService, share: int, timeout: float) -> ServiceState:
-    """Wait until the newest version gets `share` percent of the requests."""
+def wait_for_share(deployed: DeployedService, spec: KubernetesObject, share: int, timeout: float) -> ServiceState:
+    """Wait until the newest version gets `share` percent of the requests. Raises Failure, Replaced."""
     for _ in poll(timeout):
         state = deployed.fetch()
+        state.check_not_replaced(spec)
         got = state.shares(state.entry).get(state.newest(), 0) if state.on_knative else 100
         if got == share and state.condition("Ready")["status"] == "True":
             return state

@@ -1,14 +1,19 @@
 """The S3 store: the versions of one model in a bucket.
 
-s3://BUCKET/NAME/VERSION/model/        model.joblib, read by the predictor
-s3://BUCKET/NAME/VERSION/transformer/  transformer.joblib and clusters.json
-s3://BUCKET/NAME/VERSION/version.json  written last: without it the version does not count (artefacts.py)
+s3://BUCKET/NAMESPACE/NAME/VERSION/model/        model.joblib, read by the predictor
+s3://BUCKET/NAMESPACE/NAME/VERSION/transformer/  transformer.joblib and clusters.json
+s3://BUCKET/NAMESPACE/NAME/VERSION/version.json  written last: without it the version does not count (artefacts.py)
+
+Versions deployed before the prefix contained the namespace are at s3://BUCKET/NAME/VERSION/. Services in several
+namespaces may share them.
 """
 
 import hashlib
 import json
 import logging
+import re
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,6 +80,11 @@ def read_version(model_path: Path, transformer_path: Path) -> Version:
     )
 
 
+def store_prefix(namespace: str, model_name: str) -> str:
+    """The prefix that one service owns."""
+    return f"{namespace}/{model_name}/"
+
+
 class ModelStore(S3Bucket):
     """The bucket of deployed models, and the prefix of one model in it.
 
@@ -92,12 +102,13 @@ class ModelStore(S3Bucket):
         session: boto3.Session,
         endpoint: str,
         bucket: str,
+        namespace: str,
         model_name: str,
         keys: Keys,
         authority: Path | None = None,
     ) -> None:
         super().__init__(session, endpoint, bucket, keys, authority)
-        self.prefix = f"{model_name}/"
+        self.prefix, self.shared_prefix = store_prefix(namespace, model_name), f"{model_name}/"
 
     def create_bucket(self) -> None:
         # GET, not HEAD: the answer to a HEAD has no body that names the cause of a refusal.
@@ -162,29 +173,50 @@ class ModelStore(S3Bucket):
             )
         log.info("Uploaded %s to s3://%s/%s", path, self.bucket, key)
 
-    def object_keys(self) -> list[str]:
-        """The keys below the model's prefix; none if there is no bucket."""
-        return list(self.keys_below(self.prefix, absent=["NoSuchBucket"]))
-
     def versions(self) -> list[dict]:
         """The version.json of each complete version, oldest upload first."""
-        contents = [self.read(key) for key in self.object_keys() if key.endswith("/version.json")]
+        keys = self.keys_below(self.prefix, absent=["NoSuchBucket"])
+        contents = [self.read(key) for key in keys if key.endswith("/version.json")]
         return sorted((json.loads(content) for content in contents if content), key=lambda record: record["uploaded"])
 
-    def delete_versions(self) -> None:
-        """Delete all objects below the model's prefix, in a versioned bucket with all their versions."""
-        status = self.call(self.s3.get_bucket_versioning, Bucket=self.bucket, absent=NO_VERSIONING) or {}
-        objects = self.object_versions() if status.get("Status") else [{"Key": key} for key in self.object_keys()]
-        for found in objects:
-            self.call(self.s3.delete_object, Bucket=self.bucket, **found)
-        kind = "versions of objects" if status.get("Status") else "objects"
-        log.info("Deleted %d %s under s3://%s/%s", len(objects), kind, self.bucket, self.prefix)
+    def copy_shared(self, versions: Collection[str]) -> None:
+        """Copy versions from the prefix without a namespace to the service's own; those that it has already stay."""
+        for version in versions:
+            if self.record(version):
+                continue
+            keys = self.keys_below(f"{self.shared_prefix}{version}/", absent=["NoSuchBucket"])
+            for key in sorted(keys, key=lambda key: key.endswith("/version.json")):
+                own_key = self.prefix + key.removeprefix(self.shared_prefix)
+                source = {"Bucket": self.bucket, "Key": key}
+                self.call(self.s3.copy_object, Bucket=self.bucket, Key=own_key, CopySource=source)
+                log.info("Copied s3://%s/%s to s3://%s/%s", self.bucket, key, self.bucket, own_key)
 
-    def object_versions(self) -> list[dict[str, str]]:
-        """Each version of each object, and each delete marker, as arguments of delete_object."""
+    def delete_versions(self, used_uris: Collection[str]) -> None:
+        """Delete the service's versions, in a versioned bucket with all their versions, except those in use.
+
+        Args:
+            used_uris: what other services read, such as s3://BUCKET/NAME/VERSION/model/.
+        """
+        deleted, kept = 0, set()
+        for found in self.objects_below(self.prefix) + self.objects_below(self.shared_prefix):
+            version = re.match(f"({self.prefix}|{self.shared_prefix})(v[0-9a-f]{{12}})/", found["Key"])
+            if version and any(uri.startswith(f"s3://{self.bucket}/{version[0]}") for uri in used_uris):
+                kept.add(version[0])
+            elif version or found["Key"].startswith(self.prefix):
+                self.call(self.s3.delete_object, Bucket=self.bucket, **found)
+                deleted += 1
+        log.info("Deleted %d objects under s3://%s/%s", deleted, self.bucket, self.prefix)
+        for folder in sorted(kept):
+            log.warning("Kept s3://%s/%s: another service uses it", self.bucket, folder)
+
+    def objects_below(self, prefix: str) -> list[dict[str, str]]:
+        """The objects below a prefix, and in a versioned bucket their versions, as arguments of delete_object."""
+        status = self.call(self.s3.get_bucket_versioning, Bucket=self.bucket, absent=NO_VERSIONING) or {}
+        if not status.get("Status"):
+            return [{"Key": key} for key in self.keys_below(prefix, absent=["NoSuchBucket"])]
 
         def collect() -> list[dict[str, str]]:
-            pages = self.s3.get_paginator("list_object_versions").paginate(Bucket=self.bucket, Prefix=self.prefix)
+            pages = self.s3.get_paginator("list_object_versions").paginate(Bucket=self.bucket, Prefix=prefix)
             found = [item for page in pages for kind in ("Versions", "DeleteMarkers") for item in page.get(kind, [])]
             return [{"Key": item["Key"], "VersionId": item["VersionId"]} for item in found]
 

@@ -7,6 +7,7 @@ wherever the deployer may. A network or TLS error says nothing about the API and
 
 import logging
 import secrets
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,19 +22,21 @@ from store.client import S3Bucket
 log = logging.getLogger(__name__)
 
 
-def service_keys(store: S3Bucket, model_name: str, current: tuple[str, str] | None, share: bool) -> tuple[str, str]:
+def service_keys(store: S3Bucket, model_name: str, current: Iterable[tuple[str, str]], share: bool) -> tuple[str, str]:
     """The access key and secret key that the service reads the bucket with; its current ones if they work.
 
     Args:
-        current: the keys that the service has, or None.
+        current: the keys that the service's versions have.
         share: whether the service may get the deployer's keys if it cannot have a user of its own.
 
     Raises:
         BadInput: it can have no user, and the deployer's keys may not be shared or would expire.
         Failure: the admin API cannot be reached or does not work.
     """
-    if current and is_service_user(current, model_name) and store.can_read(*current):
-        return current
+    for keys in current:
+        if is_service_user(keys, model_name) and store.can_read(*keys):
+            renew_policy(store, keys[0])
+            return keys
     user, secret = f"kserve-{model_name}-{secrets.token_hex(4)}", secrets.token_urlsafe(30)
     refusal = create_user(store, user, secret)
     if refusal is None:
@@ -48,6 +51,14 @@ def service_keys(store: S3Bucket, model_name: str, current: tuple[str, str] | No
         )
     log.warning("The service reads the store with your own keys (access key %s): %s", store.keys.access_key, refusal)
     return store.keys.access_key, store.keys.secret_key
+
+
+def renew_policy(store: S3Bucket, user: str) -> None:
+    """Give a user of an earlier release today's policy, if the store lets these keys do it."""
+    try:
+        minio_admin(store).policy_add(user, policy=read_only(store.bucket))
+    except (MinioAdminException, urllib3.exceptions.HTTPError, ValueError) as error:
+        log.debug("The policy of store user %s stays as it is: %s", user, error)
 
 
 def create_user(store: S3Bucket, user: str, secret: str) -> str | None:
@@ -78,7 +89,11 @@ def is_service_user(keys: tuple[str, str], model_name: str) -> bool:
 
 
 def read_only(bucket: str) -> dict[str, Any]:
-    """An S3 policy that lets its user list and read one bucket."""
+    """A policy that lets its user list and read one bucket.
+
+    MinIO lets every user create access keys for itself and change its secret key, unless that is denied
+    (DenyOnly in minio/minio, cmd/admin-handlers-users.go).
+    """
     return {
         "Version": "2012-10-17",
         "Statement": [
@@ -88,6 +103,7 @@ def read_only(bucket: str) -> dict[str, Any]:
                 "Resource": [f"arn:aws:s3:::{bucket}"],
             },
             {"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": [f"arn:aws:s3:::{bucket}/*"]},
+            {"Effect": "Deny", "Action": ["admin:*"]},
         ],
     }
 
@@ -104,12 +120,12 @@ def minio_admin(store: S3Bucket) -> minio.MinioAdmin:
     )
 
 
-def delete_service_user(store: S3Bucket, model_name: str, current: tuple[str, str] | None) -> None:
-    """Delete the user that service_keys created for the service, if it did."""
-    if current and is_service_user(current, model_name):
+def delete_service_users(store: S3Bucket, model_name: str, current: Iterable[tuple[str, str]]) -> None:
+    """Delete the users that service_keys created for the service."""
+    for user in {keys[0] for keys in current if is_service_user(keys, model_name)}:
         try:
-            minio_admin(store).user_remove(current[0])
-            minio_admin(store).policy_remove(current[0])
-            log.info("Deleted store user %s", current[0])
+            minio_admin(store).user_remove(user)
+            minio_admin(store).policy_remove(user)
+            log.info("Deleted store user %s", user)
         except (MinioAdminException, urllib3.exceptions.HTTPError, ValueError):
-            log.warning("Store user %s could not be deleted: delete it with the store's own tools", current[0])
+            log.warning("Store user %s could not be deleted: delete it with the store's own tools", user)

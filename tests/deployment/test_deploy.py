@@ -14,7 +14,17 @@ import pytest
 import yaml
 from minio.credentials import StaticProvider
 
-from support.deployment import bucket_in, deploy_process, manifests, run_weed, succeeded, train, version
+from support.deployment import (
+    bucket_in,
+    deploy_process,
+    keys_of_service,
+    manifests,
+    run_weed,
+    secret,
+    succeeded,
+    train,
+    version,
+)
 
 # --- Artefacts --------------------------------------------------------------------------------
 
@@ -22,7 +32,7 @@ from support.deployment import bucket_in, deploy_process, manifests, run_weed, s
 def test_artefacts_are_uploaded_once_into_prefixes_of_their_own_and_repaired(
     deploy, cluster, kserve, store, training_runs
 ):
-    root = f"textclustering/{version(succeeded(deploy(0, ingress=kserve.ingress)))}"
+    root = f"{cluster.namespace}/textclustering/{version(succeeded(deploy(0, ingress=kserve.ingress)))}"
     assert store.list() == [
         f"{root}/model/model.joblib",
         f"{root}/transformer/clusters.json",
@@ -116,7 +126,8 @@ def test_what_is_deployed_is_what_dry_run_printed_but_for_the_pin(deploy, cluste
     succeeded(deploy(0, ingress=kserve.ingress))
     live = cluster.get("inferenceservice", "textclustering")["spec"]
     for spec in (live, printed):
-        del spec["predictor"]["annotations"]  # they name the store's user, which a dry run does not know
+        # The name of the credentials depends on the keys, and an annotation on the upload, which a dry run cannot know.
+        del spec["predictor"]["annotations"], spec["predictor"]["serviceAccountName"]
     assert live["predictor"] == printed["predictor"]
     args = live["transformer"]["containers"][0]["args"]
     assert args[-2] == "--predictor_host" and args[:-2] == printed["transformer"]["containers"][0]["args"]
@@ -151,7 +162,7 @@ def test_every_container_is_locked_down_and_small(deploy):
         }
         assert container["volumeMounts"] == [{"name": "tmp", "mountPath": "/tmp"}]
         assert spec[component]["volumes"] == [{"name": "tmp", "emptyDir": {}}]
-        assert spec[component]["serviceAccountName"] == "textclustering"
+        assert spec[component]["serviceAccountName"].startswith("textclustering-store-")
     args = spec["transformer"]["containers"][0]["args"]
     assert args[args.index("--workers") + 1] == "1"
 
@@ -224,27 +235,24 @@ def test_a_number_like_key_survives_yaml(deploy, cluster, kserve, store):
 # --- Credentials ------------------------------------------------------------------------------
 
 
-def secret(cluster):
-    data = cluster.get("secret", "textclustering")["data"]
-    return tuple(base64.b64decode(data[key]).decode() for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"))
-
-
 def test_plain_s3_gives_the_service_the_callers_keys_with_a_warning(deploy, cluster, kserve, store):
     done = succeeded(deploy(0, ingress=kserve.ingress))
     assert "WARNING The service reads the store with your own keys" in done.err
-    assert secret(cluster) == store.keys
-    annotations = cluster.get("secret", "textclustering")["metadata"]["annotations"]
+    assert keys_of_service(cluster) == store.keys
+    annotations = secret(cluster)["metadata"]["annotations"]
     assert annotations["serving.kserve.io/s3-endpoint"] == store.url.split("//")[1]
     assert annotations["serving.kserve.io/s3-usehttps"] == "0"
     assert [b["Name"] for b in store.s3.list_buckets()["Buckets"]].count("minio") == 0
 
 
-def test_minio_gives_the_service_a_user_that_can_only_read_its_bucket(deploy, cluster, kserve, minio_store):
+def test_minio_gives_the_service_a_user_that_can_only_read_its_bucket_and_creates_no_access_keys(
+    deploy, cluster, kserve, minio_store
+):
     place, other = bucket_in(minio_store), bucket_in(minio_store)
     other.s3.create_bucket(Bucket=other.bucket)
     done = succeeded(deploy(0, store=place, ingress=kserve.ingress))
     assert "WARNING" not in done.err
-    access, key = keys = secret(cluster)
+    access, key = keys = keys_of_service(cluster)
     assert access.startswith("kserve-textclustering-") and key not in done.err
     service = bucket_in(type(minio_store)(url=minio_store.url, keys=keys)).s3
     first = place.list()[0]
@@ -257,8 +265,18 @@ def test_minio_gives_the_service_a_user_that_can_only_read_its_bucket(deploy, cl
     for call in refused:
         with pytest.raises(Exception, match="AccessDenied"):
             call()
+    endpoint = minio_store.url.split("//")[1]
+    own = minio.MinioAdmin(endpoint=endpoint, secure=False, credentials=StaticProvider(*keys))
+    for call in (
+        lambda: own.add_service_account(
+            access_key="another-key", secret_key="another-secret", name="x", description="y"
+        ),
+        lambda: own.user_add(access, "another-secret"),
+    ):
+        with pytest.raises(Exception, match="AccessDenied"):
+            call()
     succeeded(deploy(1, store=place, ingress=kserve.ingress))
-    assert secret(cluster) == keys, "a user that works is kept"
+    assert keys_of_service(cluster) == keys, "a user that works is kept"
     succeeded(deploy(1, "--delete", store=place))
     with pytest.raises(Exception, match="InvalidAccessKeyId"):
         service.list_objects_v2(Bucket=place.bucket)
@@ -276,7 +294,7 @@ def test_minio_user_without_admin_rights_falls_back_with_a_warning(deploy, clust
     place.keys = ("writer", "writersecret")
     done = succeeded(deploy(0, store=place, ingress=kserve.ingress))
     assert "these keys may not create users" in done.err
-    assert secret(cluster) == place.keys
+    assert keys_of_service(cluster) == place.keys
 
 
 def test_no_secret_in_the_log_at_any_level_nor_in_a_command_line(deploy, cluster, kserve, store, tmp_path):

@@ -31,7 +31,11 @@ def test_a_model_trained_like_the_one_that_serves_is_its_canary_and_texts_keep_t
         serving = version(succeeded(deploy(first, ingress=stub.ingress, timeout=240)))
         before = ask(stub.ingress, succeeded(deploy(first, ingress=stub.ingress, timeout=240)).out)
         second = train(
-            tmp_path / "second", *KEPT, "music", like=f"s3://{store.bucket}/textclustering/{serving}/", store=store
+            tmp_path / "second",
+            *KEPT,
+            "music",
+            like=f"s3://{store.bucket}/{cluster.namespace}/textclustering/{serving}/",
+            store=store,
         )
         done = succeeded(deploy(second, "--canary", "50", ingress=stub.ingress, timeout=240))
         assert "do not continue" not in done.err
@@ -56,7 +60,7 @@ def ask(ingress, curl) -> list[int]:
         return json.load(response)["predictions"]
 
 
-def test_numbers_that_mean_something_else_are_warned_of_and_new_names_are_not(deploy, kserve, store, tmp_path):
+def test_numbers_that_mean_something_else_are_warned_of_and_new_names_are_not(deploy, cluster, kserve, store, tmp_path):
     first = train(tmp_path / "first", "hockey", "space")
     serving = version(succeeded(deploy(first, ingress=kserve.ingress)))
     (tmp_path / "names.txt").write_text("0 Zero\n")
@@ -67,4 +71,7 @@ def test_numbers_that_mean_something_else_are_warned_of_and_new_names_are_not(de
     stranger = train(tmp_path / "stranger", "hockey", "space", "law")
     done_again = succeeded(deploy(stranger, ingress=kserve.ingress))
     assert f"do not continue those of {version(done)}" in done_again.err
-    assert f"--like s3://{store.bucket}/textclustering/{version(done)}/ --s3-endpoint {store.url}" in done_again.err
+    assert (
+        f"--like s3://{store.bucket}/{cluster.namespace}/textclustering/{version(done)}/ --s3-endpoint {store.url}"
+        in done_again.err
+    )

@@ -1,6 +1,5 @@
 """deploy_service.py among the stores, networks and clusters that people really have."""
 
-import base64
 import json
 import os
 import socket
@@ -11,7 +10,7 @@ import pytest
 
 from store import model_store, service_user
 from store.credentials import Keys, aws_session
-from support.deployment import bucket_in, run_weed, stub_kserve, succeeded
+from support.deployment import bucket_in, keys_of_service, run_weed, secret, stub_kserve, succeeded
 
 # --- The store --------------------------------------------------------------------------------
 
@@ -61,7 +60,8 @@ def test_a_store_with_an_authority_of_its_own_is_trusted_here_and_in_the_pods(
         done = deploy(0, *in_cluster(https_store), *flags, store=https_store, ingress=stub.ingress, **environment)
         succeeded(done)
         succeeded(deploy(0, "--delete", *flags, store=https_store, **environment))
-    assert "textclustering" not in cluster.kubectl("get", "configmaps", "-n", cluster.namespace)
+        selector = "serving.kserve.io/inferenceservice=textclustering"
+        assert cluster.list("configmaps", selector) == []
 
 
 def test_a_store_that_is_not_trusted_says_what_would_make_it_so(deploy, cluster, kserve, https_store, authority):
@@ -98,13 +98,12 @@ def test_ones_own_keys_are_given_to_the_service_only_where_one_says_so(deploy, c
     assert cluster.namespace not in cluster.kubectl("get", "namespaces")
     done = succeeded(deploy(0, ingress=kserve.ingress))
     assert "WARNING The service reads the store with your own keys" in done.err
-    data = cluster.get("secret", "textclustering")["data"]
-    assert base64.b64decode(data["AWS_ACCESS_KEY_ID"]).decode() == store.keys[0]
+    assert keys_of_service(cluster) == store.keys
 
 
 def test_no_trailing_checksums_which_older_stores_refuse(store, monkeypatch, tmp_path):
     keys = Keys(*store.keys, None, "of the test")
-    place = model_store.ModelStore(aws_session(), store.url, store.bucket, "m", keys)
+    place = model_store.ModelStore(aws_session(), store.url, store.bucket, "a-namespace", "m", keys)
     sent = []
     place.s3.meta.events.register("before-send.s3", lambda request, **_: sent.append(dict(request.headers)))
     place.create_bucket()
@@ -126,10 +125,34 @@ def test_a_store_on_the_loopback_address_is_not_asked_through_a_proxy(deploy, cl
             proxy.accept()
 
 
-@pytest.mark.parametrize("flags", [[], ["--dry-run"], ["--access-key", "me", "--secret-key", "mine"], ["--list"]])
+@pytest.mark.parametrize("flags", [[], ["--access-key", "me", "--secret-key", "mine"], ["--list"]])
 def test_a_profile_that_is_not_there_is_named(flags, deploy, cluster, kserve):
     done = deploy(0, *flags, AWS_PROFILE="nobody", AWS_ACCESS_KEY_ID=None, AWS_SECRET_ACCESS_KEY=None)
     assert done.code == 2 and "AWS_PROFILE" in done.err and "(nobody)" in done.err.splitlines()[-1]
+
+
+def test_a_dry_run_needs_no_profile(deploy):
+    succeeded(deploy(0, "--dry-run", AWS_PROFILE="nobody", AWS_ACCESS_KEY_ID=None, AWS_SECRET_ACCESS_KEY=None))
+
+
+@pytest.mark.parametrize("option", ["--minio-endpoint", "--minio-endpoint-cluster", "--ingress"])
+@pytest.mark.parametrize("form", ["http://minio:opensesame@store:9000", "http://opensesame@store", "http://u:p@[::1"])
+def test_credentials_in_an_address_are_refused_and_not_shown(option, form, deploy):
+    done = deploy(0, option, form)
+    assert done.code == 2 and "Traceback" not in done.err
+    last = done.err.splitlines()[-1]
+    assert option in last and "AWS_ACCESS_KEY_ID" in last
+    assert "opensesame" not in done.err + done.out and "u:p" not in done.err + done.out
+
+
+@pytest.mark.parametrize("address", ["http://store:port", "http://store:123456", "http://[::1", "http://a b"])
+def test_an_address_that_is_none_is_refused_and_named(address, deploy):
+    done = deploy(0, "--minio-endpoint", address)
+    assert done.code == 2 and address in done.err and "Traceback" not in done.err
+
+
+def test_an_ipv6_address_is_an_address(deploy):
+    succeeded(deploy(0, "--dry-run", "--minio-endpoint", "http://[::1]:9000", "--ingress", "https://[fd00::1]"))
 
 
 def test_delete_artefacts_removes_what_a_versioned_bucket_would_keep(deploy, cluster, kserve, store):
@@ -138,7 +161,7 @@ def test_delete_artefacts_removes_what_a_versioned_bucket_would_keep(deploy, clu
     store.s3.put_object(Bucket=store.bucket, Key="another/model", Body=b"")
     succeeded(deploy(0, ingress=kserve.ingress))
     done = succeeded(deploy(0, "--delete", "--delete-artefacts"))
-    assert "Deleted 4 versions of objects" in done.err
+    assert "Deleted 4 objects" in done.err
     left = store.s3.list_object_versions(Bucket=store.bucket)
     assert [item["Key"] for item in left["Versions"]] == ["another/model"] and not left.get("DeleteMarkers")
 
@@ -213,11 +236,12 @@ def test_a_folder_for_the_model_is_called_a_folder(deploy, training_runs):
 def test_a_model_name_that_makes_no_bucket_name_says_so(deploy):
     done = deploy(0, "--model-name", "ab", "--bucket", "")
     last = done.err.splitlines()[-1]
-    assert done.code == 2 and "named after --model-name" in last and "give one with --bucket" in last
+    assert done.code == 2 and "no valid bucket name" in last and "give one with --bucket" in last
 
 
 def test_a_secret_for_a_private_registry_goes_to_the_service_account(deploy, cluster, kserve):
     succeeded(deploy(0, "--image-pull-secret", "our-registry", ingress=kserve.ingress))
-    account = cluster.get("serviceaccount", "textclustering")
+    name = secret(cluster)["metadata"]["name"]
+    account = cluster.get("serviceaccount", name)
     assert account["imagePullSecrets"] == [{"name": "our-registry"}]
-    assert os.environ.get("DEPLOY_TEST_KUBECONFIG") or account["secrets"] == [{"name": "textclustering"}]
+    assert os.environ.get("DEPLOY_TEST_KUBECONFIG") or account["secrets"] == [{"name": name}]

@@ -71,9 +71,10 @@ def test_a_pod_that_found_room_is_not_reported_to_lack_it():
     assert not is_resolved("Failed: Failed to pull image", pod())
 
 
-def test_an_update_conflict_of_two_controllers_is_no_reason():
+def test_update_conflicts_and_failed_probes_are_no_reasons():
     collided = 'Operation cannot be fulfilled on inferenceservices "x": the object has been modified; please apply'
-    events = [{"reason": "InternalError", "message": text} for text in (collided, "no runtime found")]
+    probe = "Readiness probe failed: HTTP probe failed with statuscode: 503"
+    events = [{"reason": "InternalError", "message": text} for text in (collided, probe, "no runtime found")]
     kubectl = SimpleNamespace(get=lambda *what: {"items": events})
     assert warnings(kubectl, "x") == ["InternalError: no runtime found"]
 

@@ -2,11 +2,13 @@
 
 import http.server
 import json
+import shlex
+import socket
 import threading
 
 import pytest
 
-from deployment.gateway import Gateway
+from deployment.gateway import Gateway, NoAnswer
 from deployment.verification import show_sample
 
 PAGES = {"/serving/ns/page/ui": (200, "text/html; charset=utf-8"), "/serving/ns/other/ui": (200, "application/json")}
@@ -59,3 +61,47 @@ def test_the_address_of_the_page_is_logged_where_the_gateway_maps_its_path(gatew
     assert pages == [f"Open {gateway.url}/serving/ns/page/ui in a browser, or send a request:"]
     assert capsys.readouterr().out.count("curl -H") == 3
     assert gateway._replace(url="http://127.0.0.1:9").find_page("page.ns.example.com") is None
+
+
+def failure(url):
+    with pytest.raises(NoAnswer) as raised:
+        Gateway(url, "topics", timeout=1).predict("topics.a.example.com", ["goal"])
+    return raised.value
+
+
+def test_a_service_that_does_not_answer_in_time_is_no_wrong_gateway_address():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        error = failure(f"http://127.0.0.1:{silent.getsockname()[1]}")
+    assert error.reached and "does not answer" in str(error) and "--ingress" not in str(error)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "http://nowhere.invalid"])
+def test_a_gateway_that_cannot_be_reached_is_one(url):
+    error = failure(url)
+    assert not error.reached and "--ingress" in str(error)
+
+
+@pytest.mark.parametrize(("status", "reached"), [(404, False), (503, True), (500, True), (200, True)])
+def test_a_gateway_that_does_not_know_the_host_is_one_too(status, reached):
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(b"a reason")
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        error = failure(f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+    assert error.reached == reached and f"returns {status} a reason" in str(error)
+    assert ("--ingress" in str(error)) != reached
+
+
+def test_the_printed_command_is_quoted():
+    command = Gateway("http://localhost:30300/", "topics", timeout=1).curl("topics.a.example.com", "it's $HOME; ls")
+    words = shlex.split(command)
+    assert words[:4] == ["curl", "-H", "Host: topics.a.example.com", "http://localhost:30300/v1/models/topics:predict"]
+    assert words[-1] == '{"instances": [["it\'s $HOME; ls"]]}'

@@ -51,7 +51,7 @@ def test_canary_gets_its_share_list_shows_it_and_promote_gives_it_the_rest(deplo
 def test_rollback_of_a_canary_and_of_a_finished_rollout(deploy, cluster, kserve):
     first = version(succeeded(deploy(0, ingress=kserve.ingress)))
     done = deploy(0, "--rollback", ingress=kserve.ingress)
-    assert done.code == 2 and "nothing to return to" in done.err
+    assert done.code == 2 and "no previous version to return to" in done.err
     second = version(succeeded(deploy(1, "--canary", "20", ingress=kserve.ingress)))
     succeeded(deploy(1, "--rollback", ingress=kserve.ingress))
     assert traffic(cluster) == {first: 100}
@@ -314,7 +314,8 @@ def test_image_missing_says_so_and_the_previous_version_keeps_serving(deploy, cl
     assert "What to do: the image cannot be pulled" in done.err
     assert f"serving meanwhile: {first} 100 %" in done.err.splitlines()[-1]
     assert traffic(cluster) == {first: 100}
-    succeeded(deploy(1, "--rollback", ingress=kserve.ingress))
+    done = deploy(1, "--rollback", ingress=kserve.ingress)
+    assert done.code == 2 and f"no version has served before {first}" in done.err
     assert traffic(cluster) == {first: 100}
     second = version(succeeded(deploy(1, ingress=kserve.ingress)))
     assert traffic(cluster) == {second: 100}
@@ -322,9 +323,12 @@ def test_image_missing_says_so_and_the_previous_version_keeps_serving(deploy, cl
 
 def test_no_room_says_so(deploy, cluster, tmp_path):
     with stub_kserve(cluster, tmp_path, cpus=1):
+        done = deploy(0, "--cpu-request", "600m", timeout=4)
+        assert done.code == 1
+        assert "does not fit beside what runs" in done.err
+        assert "Insufficient cpu" in done.err and "lower --cpu-request" in done.err
         done = deploy(0, "--cpu-request", "2", timeout=4)
-    assert done.code == 1
-    assert "Insufficient cpu" in done.err and "lower --cpu-request" in done.err
+        assert done.code == 2 and "more than any node has (1000m CPU" in done.err
 
 
 def test_a_storage_initializer_that_fails_shows_its_last_lines(deploy, cluster, tmp_path):
@@ -357,7 +361,7 @@ def test_an_ingress_that_does_not_answer_is_named(deploy, kserve):
 
 def test_a_run_that_was_interrupted_between_predictor_and_transformer_goes_on(deploy, cluster, tmp_path):
     done = deploy(0, timeout=2)  # nobody makes a predictor of it
-    assert done.code == 1 and "KServe made no predictor" in done.err.splitlines()[-1]
+    assert done.code == 1 and "KServe created no predictor" in done.err.splitlines()[-1]
     assert "transformer" not in cluster.get("inferenceservice", "textclustering")["spec"]
     with stub_kserve(cluster, tmp_path) as stub:
         succeeded(deploy(0, ingress=stub.ingress))

@@ -5,7 +5,7 @@ It works on any API server, the real one or stub_kubernetes.py. Modelled on the 
 - revisions, traffic and conditions: createKnativeService (ksvc_reconciler.go), PropagateStatus
   (inference_service_status.go) and Reconcile (ingress_reconciler.go) of kserve/kserve;
 - environment of the storage initializer: pkg/credentials/s3/s3_secret.go of kserve/kserve;
-- a revision that no Route names loses its pods, at once here and after 90 s there, and keeps one while it is queried:
+- a revision that no Route names loses its pods, after 3 s here and 90 s there, and keeps one while it is queried:
   pa_lifecycle.go and scaler.go of knative/serving;
 - a request to a revision without a ready pod adds pods up to its max-scale: the activator.
 
@@ -28,11 +28,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import kubernetes
 
-from doubles.stub_kubelet import Pod, StubKubelet, pod_status, stop
+from doubles.stub_kubelet import NODE, Pod, StubKubelet, pod_status, stop
 
+IDLE_SECONDS = 3
 ISVC = ("serving.kserve.io", "v1beta1")
 REVISION = ("serving.knative.dev", "v1")
-NODE = "stub-node"
 
 
 def refused_probe(component):
@@ -67,6 +67,10 @@ class StubKServe(StubKubelet):
         self.misled = False  # whether new pods answer as another training run would
         self.route_first = False  # whether Knative's route has a new split before there is a new revision
         self.starting_seconds = 0  # how long a pod takes to start
+        self.ending_seconds = 0  # how long a deleted pod takes to end: 35 to 70 s on a real cluster
+        self.placed = {}  # (namespace, pod) -> CPU that it keeps on the node
+        self.ending = {}  # (namespace, pod) -> when its end began
+        self.lock = threading.RLock()
         self.refusal = None  # why Knative's webhook refuses what KServe makes
         self.stopping = threading.Event()
         self.rounds = 0
@@ -80,6 +84,10 @@ class StubKServe(StubKubelet):
         self.ingress = f"http://127.0.0.1:{self.gateway.server_port}"
 
     def __enter__(self):
+        room = {"cpu": str(self.cpus), "memory": "64Gi"}
+        with contextlib.suppress(kubernetes.client.ApiException):  # there already
+            self.core.create_node({"metadata": {"name": NODE}, "status": {"allocatable": room}})
+        self.core.patch_node_status(NODE, {"status": {"allocatable": room, "capacity": room}})
         self.controller = threading.Thread(target=self.run, daemon=True)
         self.controller.start()
         threading.Thread(target=self.gateway.serve_forever, args=(0.05,), daemon=True).start()
@@ -90,9 +98,11 @@ class StubKServe(StubKubelet):
         self.controller.join(10)
         self.gateway.shutdown()
         self.gateway.server_close()
-        for pods in self.pods.values():
-            for pod in pods:
-                stop(pod)
+        for pod in self.all_pods():
+            stop(pod)
+
+    def all_pods(self):
+        return [pod for pods in list(self.pods.values()) for pod in pods]
 
     def pod(self, namespace, name):
         """The pod of a revision."""
@@ -116,6 +126,7 @@ class StubKServe(StubKubelet):
                 for service in services:
                     self.reconcile(service)
                 self.remove_others(services)
+                self.tend_pods()
                 if self.mode == "Knative":
                     routes = self.custom.list_cluster_custom_object(*REVISION, "routes")["items"]
                     for route in routes:
@@ -182,7 +193,9 @@ class StubKServe(StubKubelet):
                 "name": "kserve-container",
                 "image": pod.container.get("image", "sklearnserver"),
                 "args": pod.container.get("args", []),
+                "resources": pod.container["resources"],
             }
+            account = template["serviceAccountName"]
             if self.mode == "Knative":
                 self.custom.create_namespaced_custom_object(
                     *REVISION,
@@ -192,22 +205,29 @@ class StubKServe(StubKubelet):
                         "apiVersion": "/".join(REVISION),
                         "kind": "Revision",
                         "metadata": meta,
-                        "spec": {"containers": [container]},
+                        "spec": {"containers": [container], "serviceAccountName": account},
                     },
                 )
             pod.manifest = {
                 "apiVersion": "v1",
                 "kind": "Pod",
-                "metadata": {**meta, "name": f"{pod.name}-deployment"},
+                "metadata": meta,
                 "spec": {
-                    "nodeName": NODE,
-                    "containers": [container],
-                    "initContainers": [{"name": "storage-initializer", "image": "storage-initializer"}],
+                    "containers": [
+                        container,
+                        {"name": "queue-proxy", "image": "queue", "resources": {"requests": {"cpu": "25m"}}},
+                    ],
+                    "initContainers": [
+                        {
+                            "name": "storage-initializer",
+                            "image": "storage-initializer",
+                            "resources": {"requests": {"cpu": "100m", "memory": "100Mi"}},
+                        }
+                    ],
                 },
             }
-            self.core.create_namespaced_pod(namespace, pod.manifest)
             pods.append(pod)
-            threading.Thread(target=self.start, args=(pod,), daemon=True).start()
+            self.set_replicas(pod, 1)
         return pods
 
     def route(self, service, status, host):
@@ -220,7 +240,11 @@ class StubKServe(StubKubelet):
                 break
         if ready == "True":
             status["url"] = f"http://{host}"
-            self.routed[host] = (service["metadata"]["namespace"], service["metadata"]["name"])
+            namespace, name = service["metadata"]["namespace"], service["metadata"]["name"]
+            self.routed[host] = (namespace, name)
+            labels = service["spec"]["predictor"].get("labels", {})
+            if "transformer" in service["spec"] and labels.get("networking.knative.dev/visibility") != "cluster-local":
+                self.routed[f"{name}-predictor.{namespace}.example.com"] = (namespace, name, "predictor")
         set_condition(status, "IngressReady", ready, reason)
         overall = min(
             (item["status"] for item in status["conditions"] if item["type"] in ("PredictorReady", "IngressReady")),
@@ -263,7 +287,7 @@ class StubKServe(StubKubelet):
                 named.update((service["metadata"]["namespace"], name) for name in names)
         listed = self.custom.list_cluster_custom_object(*REVISION, "revisions")["items"]
         revisions = {(item["metadata"]["namespace"], item["metadata"]["name"]): item for item in listed}
-        for pod in [pod for pods in self.pods.values() for pod in pods]:
+        for pod in self.all_pods():
             if (pod.namespace, pod.name) not in revisions:
                 continue
             annotations = revisions[pod.namespace, pod.name]["metadata"]["annotations"]
@@ -272,9 +296,13 @@ class StubKServe(StubKubelet):
                 and annotations.get("autoscaling.knative.dev/target-burst-capacity") == "-1"
             )
             idle = (pod.namespace, pod.name) not in named or annotations.get("autoscaling.knative.dev/min-scale") == "0"
-            if idle and (pod.ready or given_up) and not self.is_asked(pod):
+            if not (idle and (pod.proven or given_up) and not self.is_asked(pod)):
+                pod.idle_since = None
+            elif pod.idle_since is None:
+                pod.idle_since = time.monotonic()
+            elif time.monotonic() - pod.idle_since >= IDLE_SECONDS:
                 self.set_replicas(pod, 0)
-            elif pod.replicas == 0 and not idle:
+            if pod.replicas == 0 and not idle:
                 self.set_replicas(pod, 1)
 
     def is_asked(self, pod):
@@ -282,15 +310,27 @@ class StubKServe(StubKubelet):
         return any(other.predictor == pod.name and other.replicas for pods in self.pods.values() for other in pods)
 
     def set_replicas(self, pod, count):
-        names = [f"{pod.name}-deployment{f'-{number}' if number else ''}" for number in range(max(count, pod.replicas))]
-        for name in names[count : pod.replicas]:
-            with contextlib.suppress(kubernetes.client.ApiException):
-                self.core.delete_namespaced_pod(name, pod.namespace, grace_period_seconds=0)
-        for name in names[pod.replicas : count]:
-            manifest = {**pod.manifest, "metadata": {**pod.manifest["metadata"], "name": name}}
-            self.core.create_namespaced_pod(pod.namespace, manifest)
-            self.core.patch_namespaced_pod_status(name, pod.namespace, {"status": pod_status(pod)})
-        pod.replicas = count
+        """As a Deployment does. Only the first pod of a revision runs anything."""
+        with self.lock:
+            for name in pod.names[count:]:
+                with contextlib.suppress(kubernetes.client.ApiException):
+                    self.core.delete_namespaced_pod(name, pod.namespace, grace_period_seconds=self.ending_seconds)
+            pod.names = pod.names[:count]
+            while pod.replicas < count:
+                pod.names.append(pod.next_name())
+                if pod.replicas == 1:
+                    pod.ready, pod.failure, pod.unloaded = False, None, False
+                    stop(pod)
+                    threading.Thread(target=self.start, args=(pod, pod.names[0]), daemon=True).start()
+                else:
+                    self.placed[pod.namespace, pod.names[-1]] = pod.cpu
+                    self.create_pod_like_the_first(pod, pod.names[-1])
+
+    def create_pod_like_the_first(self, pod, name):
+        failure = pod.failure
+        self.create_pod(pod, name)
+        pod.failure = failure
+        self.core.patch_namespaced_pod_status(name, pod.namespace, {"status": pod_status(pod)})
 
     def remove_others(self, services):
         there = {(item["metadata"]["namespace"], item["metadata"]["name"]) for item in services}
@@ -300,14 +340,15 @@ class StubKServe(StubKubelet):
                 self.set_replicas(pod, 0)
                 with contextlib.suppress(kubernetes.client.ApiException):
                     self.custom.delete_namespaced_custom_object(*REVISION, pod.namespace, "revisions", pod.name)
-        self.routed = {host: key for host, key in self.routed.items() if isinstance(key[1], list) or key in there}
+        self.routed = {host: key for host, key in self.routed.items() if isinstance(key[1], list) or key[:2] in there}
 
     def choose(self, host):
         """The pod that a request for this host goes to, by the traffic split."""
-        namespace, name = self.routed[host]
+        namespace, name, *component = self.routed[host]
         if isinstance(name, list):  # the targets of a Route of its own
             return self.pod(namespace, next(target["revisionName"] for target in name if target["percent"]))
         front = "transformer" if (namespace, name, "transformer") in self.pods else "predictor"
+        front = component[0] if component else front
         if self.mode == "Standard":
             return self.pods[namespace, name, front][-1]
         status = self.custom.get_namespaced_custom_object(*ISVC, namespace, "inferenceservices", name)["status"]
@@ -325,7 +366,7 @@ class StubKServe(StubKubelet):
 def propagate(status, component, pods, percent, mode):
     """The component's status: createKnativeService and PropagateStatus of KServe v0.20.0."""
     found = status.setdefault("components", {}).setdefault(component, {})
-    ready = [pod for pod in pods if pod.ready]
+    ready = [pod for pod in pods if pod.proven]
     created, newest_ready = pods[-1].name, (ready[-1].name if ready else None)
     rolled_out = found.get("latestRolledoutRevision")
     targets = [{"latestRevision": True, "percent": 100, "revisionName": newest_ready}]
@@ -401,6 +442,8 @@ class GatewayHandler(BaseHTTPRequestHandler):
             self.send_error(404)
             return
         pod = self.kserve.choose(host)
+        if self.path.endswith("/unload"):
+            pod.unloaded = True
         code, answer = self.ask(pod, body)
         self.kserve.calls.append((pod.template["labels"]["app.kubernetes.io/version"], code))
         self.send_response(code)
@@ -410,15 +453,21 @@ class GatewayHandler(BaseHTTPRequestHandler):
         self.wfile.write(answer)
 
     def ask(self, pod, body):
+        if not pod.ready:
+            self.kserve.wait_in_queue(pod)
+            return 503, b"upstream connect error or disconnect/reset before headers"
         if pod.predictor and self.kserve.mode == "Knative":
             predictor = self.kserve.pod(pod.namespace, pod.predictor)
             if not predictor.ready:
                 self.kserve.wait_in_queue(predictor)
                 return 504, b'{"error": "the predictor did not answer in time"}'
+            if predictor.unloaded:
+                return 503, b'{"error": "the predictor has no model"}'
         if pod.port is None:  # nothing real runs
             texts = [instance[0] for instance in json.loads(body)["instances"]]
             return 200, json.dumps({"predictions": [pod.numbers.get(text, 0) for text in texts]}).encode()
         connection = http.client.HTTPConnection("127.0.0.1", pod.port, timeout=30)
-        connection.request("POST", self.path, body, {"Content-Type": self.headers["Content-Type"]})
+        headers = {name: value for name, value in self.headers.items() if name not in ("Host", "Content-Length")}
+        connection.request("POST", self.path, body, headers)
         response = connection.getresponse()
         return response.status, response.read()

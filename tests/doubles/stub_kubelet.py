@@ -1,4 +1,7 @@
-"""A stub of the kubelet and of KServe's pod webhook: starts the processes of a pod, or simulates it.
+"""A stub of the kubelet, the scheduler and KServe's pod webhook: starts the processes of a pod, or simulates it.
+
+As the real ones it reads the Secret whenever a pod is created, re-creates a pod that was deleted, leaves a pod pending
+while the node has no room for it, and lets a deleted pod keep its room until it has ended.
 
 The reasons of failed pods (Unschedulable, ImagePullBackOff, CrashLoopBackOff) have the form in which Kubernetes 1.34
 reports them; tests/deployment/test_diagnosis.py has statuses recorded on a real cluster.
@@ -16,6 +19,7 @@ import time
 
 import boto3
 import botocore.config
+import botocore.exceptions
 import kubernetes
 
 from support.free_port import free_port
@@ -23,6 +27,7 @@ from support.programs import ROOT, Program
 
 INITIALIZER = "import sys; from kserve_storage import Storage; Storage.download(*sys.argv[1:])"
 BESIDE = "transformer-container"
+NODE = "stub-node"
 
 
 class Pod:
@@ -31,11 +36,29 @@ class Pod:
     def __init__(self, namespace, name, component, template):
         self.namespace, self.name, self.component, self.template = namespace, name, component, template
         self.ready = False
+        self.proven = False  # whether it has ever been ready: Knative's revision stays ready when pods are lost
+        self.idle_since = None  # when it lost its requests
+        self.unloaded = False  # whether somebody unloaded the model
         self.failure = None  # (container, reason, message)
-        self.replicas = 1  # 0 when Knative scaled it to zero
+        self.names, self.created = [], 0  # of its pods; none when Knative scaled it to zero
+        self.manifest = None
         self.numbers = {}  # text -> cluster, what it answers where nothing real runs
         self.processes, self.port = [], None
         self.logs = {}
+
+    @property
+    def replicas(self):
+        return len(self.names)
+
+    def next_name(self):
+        self.created += 1
+        return f"{self.name}-deployment" + (f"-{self.created}" if self.created > 1 else "")
+
+    @property
+    def cpu(self):
+        """What one pod requests: its containers with Knative's queue-proxy, or KServe's storage initializer."""
+        containers = [self.container, *filter(None, [self.beside])]
+        return max(0.1, 0.025 + sum(cores(item["resources"]["requests"]["cpu"]) for item in containers))
 
     @property
     def container(self):
@@ -62,7 +85,10 @@ class Pod:
 class StubKubelet:
     """The part of StubKServe that starts pods."""
 
-    def start(self, pod):
+    def start(self, pod, name):
+        """Run the pod `name` of a revision until it is ready or has failed."""
+        if not self.wait_for_room(pod, name):
+            return
         try:
             self.run_pod(pod)
         except RuntimeError as error:
@@ -70,11 +96,11 @@ class StubKubelet:
         except Exception as error:
             self.broken = error
             pod.failure = ("kserve-container", "StubBroken", repr(error))
-        if self.stopping.is_set():
+        if self.stopping.is_set() or name not in pod.names:
             return
         with contextlib.suppress(kubernetes.client.ApiException):  # deleted meanwhile
-            self.core.patch_namespaced_pod_status(f"{pod.name}-deployment", pod.namespace, {"status": pod_status(pod)})
-            if self.mode == "Knative":
+            self.core.patch_namespaced_pod_status(name, pod.namespace, {"status": pod_status(pod)})
+            if self.mode == "Knative" and not pod.proven:
                 ready = {"type": "Ready", "status": "False" if pod.failure else "True", "reason": "", "message": ""}
                 if pod.failure:
                     ready |= {"reason": pod.failure[1], "message": pod.failure[2]}
@@ -87,14 +113,62 @@ class StubKubelet:
                     {"status": {"conditions": [ready]}},
                 )
         for container, text in pod.logs.items():
-            self.logs[(pod.namespace, f"{pod.name}-deployment", container)] = text
+            self.logs[(pod.namespace, name, container)] = text
         pod.ready = pod.failure is None
+        pod.proven = pod.proven or pod.ready
+
+    def wait_for_room(self, pod, name):
+        """The scheduler: whether the pod found room on the node before it was deleted."""
+        told = False
+        while not self.stopping.wait(0.05) and name in pod.names:
+            with self.lock:
+                if sum(self.placed.values()) + pod.cpu <= self.cpus:
+                    self.placed[pod.namespace, name] = pod.cpu
+                    self.create_pod(pod, name, again=told)
+                    return True
+            if not told:
+                told, failure = True, (None, "Unschedulable", "0/1 nodes are available: 1 Insufficient cpu.")
+                pod.failure = failure if not pod.ready else pod.failure
+                with self.lock, contextlib.suppress(kubernetes.client.ApiException):
+                    if name in pod.names:
+                        self.create_pod(pod, name, placed=False)
+                        status = {"status": pod_status(pod, failure)}
+                        self.core.patch_namespaced_pod_status(name, pod.namespace, status)
+        return False
+
+    def create_pod(self, pod, name, placed=True, again=False):
+        """The pod in the API; `again` binds one that waited to the node."""
+        if again:
+            with contextlib.suppress(kubernetes.client.ApiException):
+                self.core.delete_namespaced_pod(name, pod.namespace, grace_period_seconds=0)
+        spec = pod.manifest["spec"] | ({"nodeName": NODE} if placed else {})
+        metadata = {**pod.manifest["metadata"], "name": name}
+        self.core.create_namespaced_pod(pod.namespace, {**pod.manifest, "metadata": metadata, "spec": spec})
+        pod.failure = None if placed else pod.failure
+
+    def tend_pods(self):
+        """End the pods that were deleted, and re-create those that a revision still needs."""
+        selector = "serving.knative.dev/revision"
+        found = self.core.list_pod_for_all_namespaces(label_selector=selector).items
+        ending = {(item.metadata.namespace, item.metadata.name) for item in found if item.metadata.deletion_timestamp}
+        for namespace, name in ending:
+            since = self.ending.setdefault((namespace, name), time.monotonic())
+            if time.monotonic() - since >= self.ending_seconds:
+                with contextlib.suppress(kubernetes.client.ApiException):
+                    self.core.delete_namespaced_pod(name, namespace, grace_period_seconds=0)
+        there = {(item.metadata.namespace, item.metadata.name) for item in found}
+        with self.lock:
+            for key in [key for key in self.placed if key not in there and key not in ending]:
+                if not any(key == (pod.namespace, name) for pod in self.all_pods() for name in pod.names):
+                    del self.placed[key]
+            for pod in self.all_pods():
+                lost = [name for name in pod.names if (pod.namespace, name) in ending]
+                if lost:
+                    pod.names = [name for name in pod.names if name not in lost]
+                    self.set_replicas(pod, pod.replicas + len(lost))
 
     def run_pod(self, pod):
         """Start the pod or raise RuntimeError(container, reason, message)."""
-        cpu = pod.container["resources"]["requests"]["cpu"]
-        if (float(cpu[:-1]) / 1000 if cpu.endswith("m") else float(cpu)) > self.cpus:
-            raise RuntimeError(None, "Unschedulable", "0/1 nodes are available: 1 Insufficient cpu.")
         image = pod.container.get("image")
         if image and image not in self.images:
             raise RuntimeError(
@@ -104,22 +178,20 @@ class StubKubelet:
             raise RuntimeError("kserve-container", "CrashLoopBackOff", "back-off 10s restarting failed container")
         self.stopping.wait(self.starting_seconds)
         models = self.work / pod.namespace / pod.name
-        initializer = (
-            subprocess.run(
+        if self.download:
+            initializer = subprocess.run(
                 [sys.executable, "-c", INITIALIZER, pod.source, str(models)],
                 capture_output=True,
                 text=True,
                 env={**os.environ, **self.environment(pod), "PYTHONWARNINGS": "ignore"},
             )
-            if self.download
-            else None
-        )
-        if initializer:
             pod.logs["storage-initializer"] = initializer.stdout + initializer.stderr
             if initializer.returncode:
                 raise RuntimeError(
                     "storage-initializer", "CrashLoopBackOff", "back-off 10s restarting failed container"
                 )
+        else:
+            self.read_from_store(pod, "model.joblib" if pod.component == "predictor" and not pod.beside else "")
         if self.serving:
             self.serve(pod, models)
         elif pod.component == "transformer" or pod.beside:
@@ -128,15 +200,23 @@ class StubKubelet:
     def learn(self, pod, models):
         """Read from clusters.json what a transformer would answer to each cluster's top terms, as none runs."""
         path = "clusters.json" if pod.component == "transformer" else "transformer/clusters.json"
-        if self.download:
-            summary = json.loads((models / path).read_text())
-        else:
-            bucket, key = f"{pod.source.removeprefix('s3://')}{path}".split("/", 1)
-            summary = json.loads(self.store(pod).get_object(Bucket=bucket, Key=key)["Body"].read())
+        summary = json.loads((models / path).read_text() if self.download else self.read_from_store(pod, path))
         clusters = summary["clusters"]
         for position, cluster in enumerate(clusters):
             answer = clusters[(position + self.misled) % len(clusters)]["cluster"]
             pod.numbers[" ".join(term for term, _ in cluster["terms"][:10])] = answer
+
+    def read_from_store(self, pod, path):
+        """An object below the pod's source as its Secret lets it read it, or the list of them without a path."""
+        bucket, prefix = pod.source.removeprefix("s3://").split("/", 1)
+        try:
+            if path:
+                return self.store(pod).get_object(Bucket=bucket, Key=prefix + path)["Body"].read()
+            return self.store(pod).list_objects_v2(Bucket=bucket, Prefix=prefix)["Contents"]
+        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, KeyError) as error:
+            pod.logs["storage-initializer"] = f"{type(error).__name__}: {error}"
+            reason = ("CrashLoopBackOff", "back-off 10s restarting failed container")
+            raise RuntimeError("storage-initializer", *reason) from error
 
     def store(self, pod):
         environment = self.environment(pod)
@@ -146,7 +226,7 @@ class StubKubelet:
             region_name=environment["AWS_DEFAULT_REGION"],
             aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
-            config=botocore.config.Config(proxies={}),
+            config=botocore.config.Config(proxies={}, retries={"total_max_attempts": 1}, connect_timeout=2),
         )
 
     def environment(self, pod):
@@ -227,11 +307,16 @@ def replace(text, replacements):
     return text
 
 
-def pod_status(pod):
-    ready = "False" if pod.failure else "True"
-    status = {"phase": "Pending" if pod.failure else "Running", "conditions": [{"type": "Ready", "status": ready}]}
-    if pod.failure:
-        container, reason, message = pod.failure
+def cores(cpu):
+    return float(cpu[:-1]) / 1000 if cpu.endswith("m") else float(cpu)
+
+
+def pod_status(pod, failure=None):
+    failure = failure or pod.failure
+    ready = "False" if failure else "True"
+    status = {"phase": "Pending" if failure else "Running", "conditions": [{"type": "Ready", "status": ready}]}
+    if failure:
+        container, reason, message = failure
         if container is None:
             status["conditions"].append(
                 {"type": "PodScheduled", "status": "False", "reason": reason, "message": message}
@@ -255,6 +340,7 @@ def stop(pod):
     for process in pod.processes:
         process.terminate()
         process.wait(20)
+    pod.processes, pod.port = [], None
 
 
 def answers(port):

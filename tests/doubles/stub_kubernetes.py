@@ -1,8 +1,9 @@
 """A stub of kube-apiserver, for machines without a cluster.
 
 It speaks enough of the API over HTTP for the real kubectl and the Python client: discovery, OpenAPI v3 (kubectl queries
-whether the server validates fields), get, list with selectors, create, server-side apply, merge patch, delete, pod logs
-and access reviews. It has no admission, schemas, watches and owner references.
+whether the server validates fields), get, list with selectors, create, server-side apply, merge, strategic and JSON
+patches, delete with a pod's grace period, garbage collection of objects whose owners are gone, pod logs and access
+reviews. It has no admission, schemas and watches.
 
 Verified against kube-apiserver 1.34: the same tests ran there (DEPLOY_TEST_KUBECONFIG, see docs/deploy.md).
 """
@@ -26,6 +27,8 @@ KINDS = {
     "configmaps": ("v1", "ConfigMap", True),
     "pods": ("v1", "Pod", True),
     "events": ("v1", "Event", True),
+    "nodes": ("v1", "Node", False),
+    "networkpolicies": ("networking.k8s.io/v1", "NetworkPolicy", True),
     "inferenceservices": ("serving.kserve.io/v1beta1", "InferenceService", True),
     "revisions": ("serving.knative.dev/v1", "Revision", True),
     "routes": ("serving.knative.dev/v1", "Route", True),
@@ -114,7 +117,17 @@ class StubKubernetes:
                     del self.objects[key]
             for key in [key for key in self.applied if key[:3] == (plural, namespace, name)]:
                 del self.applied[key]
-            return self.objects.pop((plural, namespace, name))
+            self.objects.pop((plural, namespace, name))
+            self.collect_garbage()
+            return found
+
+    def collect_garbage(self):
+        """Delete the objects whose owners are all gone."""
+        uids = {item["metadata"]["uid"] for item in self.objects.values()}
+        for key, item in list(self.objects.items()):
+            owners = {owner["uid"] for owner in item["metadata"].get("ownerReferences", [])}
+            if owners and not owners & uids and key in self.objects:
+                self.delete(*key)
 
     def kubeconfig(self, path, **user):
         """Write a kubeconfig for this server, with the user's settings (`as`, for example)."""
@@ -157,11 +170,36 @@ def merge(live, new):
             live[key] = copy.deepcopy(value)
 
 
+def merge_strategically(live, new):
+    """Strategic merge patch, as far as metadata.ownerReferences, which are merged by their uid."""
+    owners = {owner["uid"]: owner for owner in live["metadata"].get("ownerReferences", [])}
+    owners |= {owner["uid"]: owner for owner in new.get("metadata", {}).get("ownerReferences", [])}
+    merge(live, new)
+    if owners:
+        live["metadata"]["ownerReferences"] = list(owners.values())
+
+
+def apply_json_patch(live, operations):
+    """JSON patch, RFC 6902, as far as test, add and remove of an object's members. Returns whether the tests hold."""
+    for operation in operations:
+        *path, last = [part.replace("~1", "/") for part in operation["path"].strip("/").split("/")]
+        place = live
+        for part in path:
+            place = place.get(part, {})
+        if operation["op"] == "test" and place.get(last) != operation["value"]:
+            return False
+        if operation["op"] == "add":
+            place[last] = operation["value"]
+        if operation["op"] == "remove":
+            del place[last]
+    return True
+
+
 def selected(item, query):
     labels = item["metadata"].get("labels", {})
     for term in filter(None, query.get("labelSelector", "").split(",")):
-        key, _, value = term.replace("==", "=").partition("=")
-        if labels.get(key) != value:
+        key, equals, value = term.replace("==", "=").partition("=")
+        if key not in labels or (equals and labels[key] != value):
             return False
     for term in filter(None, query.get("fieldSelector", "").split(",")):
         path, _, wanted = term.partition("=")
@@ -299,6 +337,10 @@ class RequestHandler(BaseHTTPRequestHandler):
         if verb == "get":
             return self.answer(old)
         if verb == "delete":
+            grace = query.get("gracePeriodSeconds", body.get("gracePeriodSeconds", 30))
+            if plural == "pods" and old.get("spec", {}).get("nodeName") and int(grace) > 0:  # the kubelet ends it
+                old["metadata"]["deletionTimestamp"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+                return self.answer(old)
             stub.delete(plural, namespace, name)
             if plural in ("pods", "namespaces"):
                 return self.answer(old)
@@ -328,7 +370,14 @@ class RequestHandler(BaseHTTPRequestHandler):
             return self.answer(new, 200 if old else 201)
         if verb == "patch":
             new = copy.deepcopy(old)
-            merge(new, body)
+            kind = self.headers["Content-Type"]
+            if "json-patch" in kind:
+                if not apply_json_patch(new, body):
+                    return self.refuse(422, "Invalid", "the server rejected our request due to an error in our request")
+            elif "strategic" in kind:
+                merge_strategically(new, body)
+            else:
+                merge(new, body)
         else:
             new = body
         self.answer(stub.put(plural, namespace, new), 201 if verb == "create" else 200)

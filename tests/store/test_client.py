@@ -42,7 +42,7 @@ def settings(monkeypatch):
 
 
 def model_store(url: str) -> ModelStore:
-    return ModelStore(aws_session(), url, "models", "m", Keys("nobody", "secret", None, "of the test"))
+    return ModelStore(aws_session(), url, "models", "a-namespace", "m", Keys("nobody", "secret", None, "of the test"))
 
 
 @pytest.mark.parametrize("name", ERRORS)

@@ -5,6 +5,7 @@ The cluster is the real one that DEPLOY_TEST_KUBECONFIG names (with KServe's and
 controllers), or else stub_kubernetes.py. kubectl is always the real one.
 """
 
+import base64
 import contextlib
 import copy
 import functools
@@ -127,8 +128,17 @@ def cluster(tmp_path, kubectl_in_path):
                 return copy.deepcopy(api.objects[f"{kind}s", namespace, name])
             return json.loads(kubectl("get", kind, name, "-n", namespace, "-o", "json"))
 
+        def list_all(kind, selector=""):
+            return json.loads(kubectl("get", kind, f"--selector={selector}", "-n", namespace, "-o", "json"))["items"]
+
         yield SimpleNamespace(
-            api=api, kubeconfig=config, namespace=namespace, kubectl=kubectl, get=get, logs=api.logs if api else None
+            api=api,
+            kubeconfig=config,
+            namespace=namespace,
+            kubectl=kubectl,
+            get=get,
+            list=list_all,
+            logs=api.logs if api else None,
         )
         if real:
             kubectl("delete", "namespace", namespace, "--ignore-not-found", "--wait=false")
@@ -172,6 +182,7 @@ def deploy(cluster, store, training_runs, tmp_path, monkeypatch):
     monkeypatch.setattr(waiting, "STUCK_SECONDS", 0)
     monkeypatch.setattr(JSONFileLoader, "load_file", lambda _, path: load_file_once(path))
     monkeypatch.setenv("GOGC", "off")  # a kubectl that ends after 0.1 s needs no garbage collector
+    monkeypatch.setattr(waiting, "NO_ROOM_SECONDS", 0)
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
 
@@ -265,6 +276,18 @@ def version(done):
 def succeeded(done):
     assert done.code == 0, done.err
     return done
+
+
+def secret(cluster):
+    """The Secret of the service; one, as long as its versions have the same credentials."""
+    selector = "serving.kserve.io/inferenceservice=textclustering"
+    [found] = cluster.list("secrets", selector)
+    return found
+
+
+def keys_of_service(cluster):
+    data = secret(cluster)["data"]
+    return tuple(base64.b64decode(data[key]).decode() for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"))
 
 
 def traffic(cluster, component="transformer"):

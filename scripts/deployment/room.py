@@ -1,0 +1,149 @@
+"""Compare the room that a new version requests with what the nodes have left."""
+
+import logging
+import re
+from typing import NamedTuple
+
+from deployment.deployed_service import ServiceState
+from deployment.diagnosis import revision_of
+from deployment.kubectl import Kubectl, KubectlFailed
+from deployment.manifests import VERSION_LABEL, KubernetesObject, ServiceSettings
+from failure import BadInput
+
+SUFFIXES = {"m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+
+log = logging.getLogger(__name__)
+
+
+class Room(NamedTuple):
+    """What a pod requests, or a node has left."""
+
+    cpu: float  # in cores
+    memory: float  # in bytes
+
+    def minus(self, other: "Room") -> "Room":
+        return Room(self.cpu - other.cpu, self.memory - other.memory)
+
+    def holds(self, other: "Room") -> bool:
+        return self.cpu >= other.cpu - 1e-6 and self.memory >= other.memory
+
+    def __str__(self) -> str:
+        return f"{self.cpu * 1000:.0f}m CPU and {self.memory / 2**20:.0f} MiB"
+
+
+# What Knative and KServe add to each pod by default: queue-sidecar-cpu-request in Knative's config-deployment, and
+# cpuRequest and memoryRequest of the storageInitializer in KServe's inferenceservice-config.
+QUEUE_PROXY = Room(0.025, 0)
+STORAGE_INITIALIZER = Room(0.1, 100 * 2**20)
+
+
+def check_room(kubectl: Kubectl, state: ServiceState, settings: ServiceSettings, version: str) -> None:
+    """Log whether a version that has no pods yet fits beside what runs, and what happens if it does not.
+
+    Raises:
+        BadInput: a pod requests more than any node has.
+    """
+    running = [pod["metadata"] for pod in state.pods if "deletionTimestamp" not in pod["metadata"]]
+    if version in {metadata.get("labels", {}).get(VERSION_LABEL) for metadata in running}:
+        return
+    try:
+        nodes = [node for node in kubectl.get_all("nodes") if is_schedulable(node)]
+        pods = kubectl.get_all("pods")
+    except KubectlFailed as error:
+        log.debug("Whether there is room for the new version is not known: %s", error)
+        return
+    wanted = new_pods(settings)
+    sizes = [room_of(node["status"].get("allocatable", {})) for node in nodes]
+    if sizes and not any(size.holds(wanted[0]) for size in sizes):
+        raise BadInput(
+            f"a pod of the new version requests {wanted[0]}, more than any node has ({max(sizes)}): lower --cpu-request "
+            "or --memory-request"
+        )
+    idle = [pod for pod in state.pods if revision_of(pod) not in state.used_revisions()]
+    idle_uids = {pod["metadata"]["uid"] for pod in idle}
+    without_idle = [pod for pod in pods if pod["metadata"]["uid"] not in idle_uids]
+    versions = sorted({state.version_of(str(revision_of(pod))) for pod in idle})
+    log_room(wanted, free_rooms(nodes, pods), free_rooms(nodes, without_idle), versions)
+
+
+def log_room(wanted: list[Room], left: list[Room], left_without_idle: list[Room], idle_versions: list[str]) -> None:
+    total = Room(sum(pod.cpu for pod in wanted), sum(pod.memory for pod in wanted))
+    if fit(wanted, left):
+        log.info("Room: the new version requests %s and fits beside what runs", total)
+    elif idle_versions and fit(wanted, left_without_idle):
+        log.warning(
+            "Room: the new version requests %s and does not fit beside what runs: %s, which gets no requests, will make "
+            "way, so this takes up to two minutes longer, and a rollback has to start it again",
+            *(total, ", ".join(idle_versions)),
+        )
+    else:
+        log.warning(
+            "Room: the new version requests %s and does not fit beside what runs (left on the nodes: %s). It will wait "
+            "for room; to make some, remove other services, or lower --cpu-request or --memory-request",
+            *(total, "; ".join(map(str, left))),
+        )
+
+
+def new_pods(settings: ServiceSettings) -> list[Room]:
+    """What each pod of a new version requests: its containers together, or its init container if that is more."""
+    container = room_of(settings.resources["requests"])
+    containers = 2 if settings.collocate else 1
+    pod = Room(
+        max(containers * container.cpu + QUEUE_PROXY.cpu, STORAGE_INITIALIZER.cpu),
+        max(containers * container.memory + QUEUE_PROXY.memory, STORAGE_INITIALIZER.memory),
+    )
+    components = 1 if settings.collocate else 2
+    return [pod] * components * settings.min_replicas
+
+
+def is_schedulable(node: KubernetesObject) -> bool:
+    taints = node.get("spec", {}).get("taints") or []
+    reserved = any(taint.get("effect") in ("NoSchedule", "NoExecute") for taint in taints)
+    return not reserved and not node.get("spec", {}).get("unschedulable")
+
+
+def free_rooms(nodes: list[KubernetesObject], pods: list[KubernetesObject]) -> list[Room]:
+    """What each node has left beside the pods on it."""
+    rooms = []
+    for node in nodes:
+        room = room_of(node["status"].get("allocatable", {}))
+        for pod in pods:
+            ended = pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
+            if pod["spec"].get("nodeName") == node["metadata"]["name"] and not ended:
+                room = room.minus(requested_by(pod))
+        rooms.append(room)
+    return rooms
+
+
+def requested_by(pod: KubernetesObject) -> Room:
+    """What a pod requests: its containers together, or its largest init container if that is more."""
+
+    def requests(kind: str) -> list[Room]:
+        return [room_of(item.get("resources", {}).get("requests") or {}) for item in pod["spec"].get(kind) or []]
+
+    containers, init = requests("containers"), requests("initContainers")
+    return Room(
+        max([sum(room.cpu for room in containers), *(room.cpu for room in init)]),
+        max([sum(room.memory for room in containers), *(room.memory for room in init)]),
+    )
+
+
+def room_of(resources: dict[str, str]) -> Room:
+    return Room(quantity(resources.get("cpu", "0")), quantity(resources.get("memory", "0")))
+
+
+def quantity(text: str) -> float:
+    """The number that a Kubernetes quantity such as 100m, 2 or 512Mi stands for."""
+    found = re.fullmatch(r"([\d.]+(?:[eE][-+]?\d+)?)([a-zA-Z]*)", str(text))
+    return float(found[1]) * SUFFIXES.get(found[2], 1) if found else 0
+
+
+def fit(pods: list[Room], rooms: list[Room]) -> bool:
+    """Whether all pods find a node, each on the first one that has room."""
+    left = list(rooms)
+    for pod in pods:
+        place = next((index for index, room in enumerate(left) if room.holds(pod)), None)
+        if place is None:
+            return False
+        left[place] = left[place].minus(pod)
+    return True
