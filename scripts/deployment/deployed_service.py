@@ -142,7 +142,7 @@ class ServiceState(NamedTuple):
         ready: dict[tuple[str, str], bool] = {}
         for name, revision in self.revisions.items():
             part = (self.version_of(name), revision["metadata"].get("labels", {}).get("component", ""))
-            was_ready = annotation(revision, READY_ANNOTATION) or condition_of(revision, "Ready")["status"] == "True"
+            was_ready = annotation(revision, READY_ANNOTATION) or condition_of(revision, "Ready")["status"] != "False"
             ready[part] = ready.get(part, False) or bool(was_ready)
         return {version for (version, _), once in ready.items() if not once}
 

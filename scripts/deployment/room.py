@@ -73,7 +73,7 @@ def log_room(wanted: list[Room], left: list[Room], left_without_idle: list[Room]
     elif idle_versions and fit(wanted, left_without_idle):
         log.warning(
             "Room: the new version requests %s and does not fit beside what runs: %s, which gets no requests, will make "
-            "way, so this takes up to two minutes longer, and a rollback has to start it again",
+            "way, so this takes up to four minutes longer, and a rollback has to start it again",
             *(total, ", ".join(idle_versions)),
         )
     else:

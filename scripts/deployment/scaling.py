@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def scale_to_zero(deployed: DeployedService, state: ServiceState, revisions: list[str]) -> None:
-    """Let Knative delete the pods of revisions that get no requests. This takes one to two minutes."""
+    """Let Knative delete the pods of revisions that get no requests. This takes two to four minutes."""
     if not revisions:
         return
     never_ready = [name for name in revisions if condition_of(state.revisions.get(name), "Ready")["status"] != "True"]

@@ -23,8 +23,8 @@ from failure import Failure
 
 STUCK_SECONDS = 30
 # A revision is scaled to zero after 36 s (Knative's shortest window, and its grace period of 30 s), and a pod takes up to
-# 70 s to end, in which it keeps its room.
-NO_ROOM_SECONDS = 150
+# 70 s to end, in which it keeps its room. A predictor gets requests until its transformer has ended: twice as long.
+NO_ROOM_SECONDS = 240
 
 log = logging.getLogger(__name__)
 
