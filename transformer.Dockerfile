@@ -6,9 +6,11 @@ ARG BASE_IMAGE=python:3.11-slim-bookworm
 FROM ${BASE_IMAGE} AS builder
 WORKDIR /app
 COPY scripts/requirements-image.txt .
+# KServe requires psutil 5.9, which has no wheel for arm64 and is compiled there.
+RUN [ "$(uname -m)" = x86_64 ] || { apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev; }
 # The libraries' own tests are a fifth of the installed files.
 RUN python -m venv /venv \
- && /venv/bin/pip install --no-cache-dir --no-compile --only-binary :all: --require-hashes -r requirements-image.txt \
+ && /venv/bin/pip install --no-cache-dir --no-compile --prefer-binary --require-hashes -r requirements-image.txt \
  && /venv/bin/pip uninstall --yes --quiet pip setuptools \
  && find /venv -type d -name tests -prune -exec rm -r {} +
 # Compiles only the imported modules: without bytecode a start takes twice as long, with bytecode for everything the
