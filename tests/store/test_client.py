@@ -1,6 +1,8 @@
 """scripts/store/client.py: the causes of store errors, in training and in deployment."""
 
+import boto3
 import pytest
+from botocore.exceptions import ClientError
 
 from corpus.source import Options, load_corpus
 from doubles.stub_store import error_body, stub_store
@@ -82,3 +84,23 @@ def test_an_endpoint_that_is_no_address_of_a_store_is_refused_without_its_passwo
     with pytest.raises(BadInput) as refused:
         load_corpus("s3://tickets/mail/", options=Options(s3_endpoint=endpoint))
     assert "--s3-endpoint" in str(refused.value) and "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "status", "code"),
+    [(("nobody", "wrong"), 403, "InvalidAccessKeyId"), (None, 404, "NoSuchBucket")],
+    ids=["wrong keys", "missing bucket"],
+)
+def test_the_stub_answers_in_the_form_of_a_real_store(weed_store, keys, status, code):
+    """boto3 reads the same from SeaweedFS and from the stub, with the same status and code."""
+    with stub_store(status, error_body(code)) as stub:
+        answers = [error_of(url, keys or weed_store.keys) for url in (weed_store.url, stub)]
+    assert answers == [(status, code)] * 2
+
+
+def error_of(url: str, keys: tuple[str, str]) -> tuple[int, str]:
+    s3 = boto3.client("s3", endpoint_url=url, aws_access_key_id=keys[0], aws_secret_access_key=keys[1])
+    with pytest.raises(ClientError) as failed:
+        s3.list_objects_v2(Bucket="no-such-bucket")
+    response = failed.value.response
+    return response["ResponseMetadata"]["HTTPStatusCode"], response["Error"]["Code"]
