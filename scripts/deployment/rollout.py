@@ -277,7 +277,7 @@ def return_to_previous(deployed: DeployedService, timeout: float) -> ServiceStat
     pair = state.pair_of(previous)
     start_previous(deployed, state, pair, timeout)
     # If the newest version gets requests, canaryTrafficPercent 0 returns to the previous one: from a canary to the version
-    # that got all requests, from a finished rollout to the one before. A version newer than the one that serves failed or
+    # that got all requests, from a finished rollout to its predecessor. A version newer than the one that serves failed or
     # waits: then KServe has no way back (PropagateStatus in its inference_service_status.go), except its own status.
     newest_serves = state.newest() in state.shares(state.entry)
     if state.canary_percent != 0:
@@ -294,7 +294,7 @@ def return_to_previous(deployed: DeployedService, timeout: float) -> ServiceStat
 
 
 def previous_revision(state: ServiceState) -> str | None:
-    """The revision that a rollback returns to: the one before the one that serves. None after a rollback.
+    """The revision that a rollback returns to: the predecessor of the one that serves. None after a rollback.
 
     Raises:
         BadInput: the service has had one version only.

@@ -1,4 +1,4 @@
-"""No text of a request is in the log, at any level; a client that mixes the protocols up is told so."""
+"""No text of a request is in the log at any level; a client that mixes up the protocols gets the right address."""
 
 import json
 import logging
