@@ -21,7 +21,10 @@ SPEC_ANNOTATION = "mlops-poc/spec-sha256"
 UPLOADED_ANNOTATION = "mlops-poc/uploaded"
 ATTEMPT_ANNOTATION = "mlops-poc/attempt"
 MIN_SCALE_ANNOTATION = "autoscaling.knative.dev/min-scale"  # on revisions, where KServe puts minReplicas
-READY_ANNOTATION = "mlops-poc/was-ready"  # on revisions: Knative does not record whether one has ever been ready
+# On revisions, because Knative does not record whether one has ever been ready. It copies a revision's annotations to
+# its pods, and so re-creates them when one is added, except those with the prefix "autoscaling.knative.dev"
+# (podAnnotations in knative/serving, pkg/reconciler/revision/resources/meta.go).
+READY_ANNOTATION = "autoscaling.knative.dev.mlops-poc/was-ready"
 # On the namespaces of the ingress gateway, of Knative and of Prometheus: gateway, knative, prometheus.
 ROLE_LABEL = "mlops-poc/role"
 CLUSTER_LOCAL = {"networking.knative.dev/visibility": "cluster-local"}

@@ -295,6 +295,12 @@ def test_list_marks_versions_that_were_never_ready(deploy, cluster, kserve):
     assert "never ready" not in succeeded(deploy(1, "--list")).out
 
 
+def test_a_deployment_does_not_recreate_the_pods_that_it_waited_for(deploy, cluster, kserve):
+    serving = version(succeeded(deploy(0, ingress=kserve.ingress)))
+    kserve.settle()
+    assert [pod.created for pod in pods_of(kserve, cluster, serving)] == [1, 1]
+
+
 # --- Access --------------------------------------------------------------------------------------
 
 

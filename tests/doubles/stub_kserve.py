@@ -291,6 +291,11 @@ class StubKServe(StubKubelet):
             if (pod.namespace, pod.name) not in revisions:
                 continue
             annotations = revisions[pod.namespace, pod.name]["metadata"]["annotations"]
+            if pod.proven and pod_annotations(annotations) != pod_annotations(pod.manifest["metadata"]["annotations"]):
+                pod.manifest["metadata"]["annotations"] = annotations
+                count = pod.replicas
+                self.set_replicas(pod, 0)
+                self.set_replicas(pod, count)
             given_up = (
                 annotations.get("serving.knative.dev/progress-deadline") == "1s"
                 and annotations.get("autoscaling.knative.dev/target-burst-capacity") == "-1"
@@ -361,6 +366,11 @@ class StubKServe(StubKubelet):
         most = pod.template.get("maxReplicas") or pod.replicas + 1
         if pod.replicas < most:
             self.set_replicas(pod, pod.replicas + 1)
+
+
+def pod_annotations(annotations):
+    """Those of a revision's annotations that its pods get: Knative re-creates the pods when they change."""
+    return {key: value for key, value in annotations.items() if not key.startswith("autoscaling.knative.dev")}
 
 
 def propagate(status, component, pods, percent, mode):
