@@ -3,14 +3,16 @@
 import time
 from collections.abc import Iterator
 
+LONGEST_PAUSE = 2.0
+
 
 def poll(timeout: float) -> Iterator[float]:
-    """Yield the seconds elapsed, at short intervals first and then every two seconds, until `timeout` is over."""
+    """Yield the seconds elapsed, at short intervals first and then every LONGEST_PAUSE seconds, until `timeout` is over."""
     start, pause = time.monotonic(), 0.25
     while (elapsed := time.monotonic() - start) < timeout:
         yield elapsed
         time.sleep(pause)
-        pause = min(2, pause * 1.5)
+        pause = min(LONGEST_PAUSE, pause * 1.5)
 
 
 class GracePeriod:

@@ -218,6 +218,7 @@ def parse(body):
 
 class RequestHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or an answer in two parts waits 40 ms for the client's acknowledgement
     stub = None
 
     def log_message(self, *_):

@@ -34,6 +34,7 @@ from sklearn.preprocessing import Normalizer
 import deploy_service
 from deployment import (
     manifests,  # noqa: F401
+    polling,
     waiting,
 )
 from deployment.naming_rules import check_names  # noqa: F401
@@ -180,6 +181,7 @@ def deploy(cluster, store, training_runs, tmp_path, monkeypatch):
     In this process: loading the libraries anew takes longer than all that the script does.
     """
     monkeypatch.setattr(waiting, "STUCK_SECONDS", 0)
+    monkeypatch.setattr(polling, "LONGEST_PAUSE", 0.3)
     monkeypatch.setattr(JSONFileLoader, "load_file", lambda _, path: load_file_once(path))
     monkeypatch.setenv("GOGC", "off")  # a kubectl that ends after 0.1 s needs no garbage collector
     monkeypatch.setattr(waiting, "NO_ROOM_SECONDS", 0)

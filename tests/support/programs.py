@@ -66,9 +66,9 @@ class Program:
     def __init__(self, script, *arguments, stdout: int, stderr: int, cwd=ROOT, env=None):
         self.args = [str(ROOT / script), *map(str, arguments)]
         outputs = [f"/proc/{os.getpid()}/fd/{descriptor}" for descriptor in (stdout, stderr)]
-        environment = dict(os.environ if env is None else env)
+        self.environment = dict(os.environ if env is None else env)
         self.process = context.Process(
-            target=run_as_main, args=(self.args, str(cwd), environment, outputs), daemon=True
+            target=run_as_main, args=(self.args, str(cwd), self.environment, outputs), daemon=True
         )
         self.process.start()
         self.pid = self.process.pid
