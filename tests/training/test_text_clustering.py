@@ -184,7 +184,7 @@ def test_options_name_columns_encoding_and_separator(tmp_path):
 
 TOO_LITTLE = {
     "fewer documents than clusters": (["hello world"], "has 1 documents, fewer than the requested 20 clusters"),
-    "no terms in common": ([f"1 2 3 {n}" for n in range(30)], "no terms"),
+    "no terms in common": ([f"{1000 + n}" for n in range(30)], "no terms"),
     "the same terms": ([f"a b 1 2 {n}" for n in range(30)], "All documents have the same terms"),
     "one text": (["the printer is out of paper"] * 40, "All 40 documents"),
     "few different texts": (["no paper", "no ink", "no power"] * 20, "60 documents, 3 of them different"),
