@@ -310,19 +310,18 @@ def previous_revision(state: ServiceState) -> str | None:
 
 
 def start_previous(deployed: DeployedService, state: ServiceState, revisions: list[str], timeout: float) -> None:
-    """Wait for the pods of the previous version, which may have been scaled to zero to make room."""
+    """Wait for the pods of the previous version, which may have been scaled to zero to make room.
+
+    Raises:
+        NotReady: they do not start; the reasons are in the log, and the requests stay where they are.
+    """
     restore_scale(deployed, state, revisions)
     if running_revisions(state).issuperset(revisions):
         return
     log.info("Starting the previous version, which was scaled to zero to make room")
     deployed.set_standby(state, revisions)
-    for _ in poll(timeout):
-        if running_revisions(deployed.fetch()).issuperset(revisions):
-            return
-    raise Failure(
-        f"the pods of the previous version do not start within {timeout} s: kubectl get pods -n "
-        f"{deployed.kubectl.namespace} shows the reason; if there is no room for two versions, deploy its files instead"
-    )
+    ending = {pod["metadata"]["name"] for pod in state.pods if "deletionTimestamp" in pod["metadata"]}
+    wait_for_new_pods(deployed, revisions, ending, timeout)
 
 
 def running_revisions(state: ServiceState) -> set[str | None]:

@@ -43,9 +43,6 @@ def check_room(kubectl: Kubectl, state: ServiceState, settings: ServiceSettings,
     Raises:
         BadInput: a pod requests more than any node has.
     """
-    running = [pod["metadata"] for pod in state.pods if "deletionTimestamp" not in pod["metadata"]]
-    if version in {metadata.get("labels", {}).get(VERSION_LABEL) for metadata in running}:
-        return
     try:
         nodes = [node for node in kubectl.get_all("nodes") if is_schedulable(node)]
         pods = kubectl.get_all("pods")
@@ -59,6 +56,9 @@ def check_room(kubectl: Kubectl, state: ServiceState, settings: ServiceSettings,
             f"a pod of the new version requests {wanted[0]}, more than any node has ({max(sizes)}): lower --cpu-request "
             "or --memory-request"
         )
+    running = [pod["metadata"] for pod in state.pods if "deletionTimestamp" not in pod["metadata"]]
+    if version in {metadata.get("labels", {}).get(VERSION_LABEL) for metadata in running}:
+        return
     idle = [pod for pod in state.pods if revision_of(pod) not in state.used_revisions()]
     idle_uids = {pod["metadata"]["uid"] for pod in idle}
     without_idle = [pod for pod in pods if pod["metadata"]["uid"] not in idle_uids]
