@@ -8,8 +8,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 tests/venv.sh
 case "${1:-}" in
-  "") set -- -m "not system" tests && echo "Expected duration: 5 minutes on two cores" ;;
-  --all) set -- tests && echo "Expected duration: 8 minutes on two cores" ;;
+  "") set -- -m "not system" tests && echo "Expected duration: 10 minutes on two cores" ;;
+  --all) set -- tests && echo "Expected duration: 13 minutes on two cores" ;;
 esac
-# Three processes on two cores, because the deployment tests mostly wait. loadgroup: an idle worker takes the next test, and tests that share servers stay together (tests/conftest.py).
+# Three processes on two cores, because the deployment tests mostly wait.
+# loadgroup: an idle worker takes the next test, and tests that share servers stay together (tests/conftest.py).
 exec scripts/.venv/bin/python -m pytest -ra --numprocesses 3 --dist loadgroup "$@"
