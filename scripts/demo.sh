@@ -73,7 +73,7 @@ print(f"\nOpen {page} in a browser, or send a request:")
 print(f"$ curl {'--noproxy localhost ' if proxied else ''}{url}:predict -d '{body}'")
 print(post("predict"))
 explanation = json.loads(post("explain"))["explanations"][0]
-print(f"Cluster {explanation['cluster']}: {' '.join(explanation['top_terms'])}\n")
+print(f"Cluster {explanation['cluster']}: {', '.join(explanation['top_terms'])}\n")
 PYTHON
 echo "Serving until Ctrl-C"
 wait "$server"

@@ -17,7 +17,7 @@ from pathlib import Path
 from command_line import encoding
 from corpus.encodings import read_text
 from failure import BadInput, report_errors
-from model.artefacts import CLUSTERS_FILE, as_json, read_summary, replacement
+from model.artefacts import CLUSTERS_FILE, as_json, list_terms, read_summary, replacement
 
 REPORT_FILE = "report.html"
 COMMENT = re.compile(r"(?:^|\s)#(?:\s|$)")
@@ -58,8 +58,7 @@ def name_clusters(arguments: argparse.Namespace) -> None:
 
 def template(summary: dict) -> str:
     lines = [
-        f"{cluster['cluster']} {cluster.get('name', '')}  # {' '.join(term for term, _ in cluster['terms'])}\n"
-        for cluster in summary["clusters"]
+        f"{cluster['cluster']} {cluster.get('name', '')}  # {list_terms(cluster)}\n" for cluster in summary["clusters"]
     ]
     return "".join(lines)
 

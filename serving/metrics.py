@@ -13,7 +13,7 @@ import prometheus_client
 from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from model.artefacts import Summary
+from model.artefacts import Summary, about
 from model.clusters import NO_CLUSTER, Clusters
 from serving.predictor import KINDS
 
@@ -138,9 +138,8 @@ def show_baseline(model: tuple[str, str], summary: Summary) -> None:
     TRAINED_DOCUMENTS.labels(*model).set(summary["settings"]["sample"])
     TRAINED_SHARE.labels(*model, NO_CLUSTER, "no known term").set(baseline["unknown"])
     for cluster in clusters:
-        about = cluster.get("name") or " ".join(term for term, _ in cluster["terms"][:3])
         share = (1 - baseline["unknown"]) * cluster["share"]
-        TRAINED_SHARE.labels(*model, cluster["cluster"], about).set(share)
+        TRAINED_SHARE.labels(*model, cluster["cluster"], about(cluster)).set(share)
     for number, similarity in [("", baseline["similarity"]), *((c["cluster"], c["similarity"]) for c in clusters)]:
         for quantile, cosine in similarity.items():
             TRAINED_SIMILARITY.labels(*model, number, quantile).set(cosine)

@@ -117,9 +117,13 @@ class Gateway(NamedTuple):
 
 
 def sample_texts(clusters: list[dict[str, Any]]) -> dict[int, str]:
-    """A text for each cluster number: the cluster's top terms. A cluster without documents has none."""
+    """A text for each cluster number: the terms of the vocabulary that are heaviest in the cluster.
+
+    Not the top terms that people read: the cluster of these is not certain, because of similar terms they have only one.
+    A cluster without documents has no text.
+    """
     return {
-        cluster["cluster"]: " ".join(term for term, _ in cluster["terms"][:10])
+        cluster["cluster"]: ", ".join(cluster["vocabulary_terms"])
         for cluster in clusters
-        if cluster["terms"]
+        if cluster["vocabulary_terms"]
     }

@@ -10,7 +10,8 @@ version that wrote them.
 
 clusters.json contains
 
-    format      2; increased whenever an older reader would misread the file
+    format      3; increased whenever an older reader would misread the file. Format 2 is read, too: its terms are those
+                of the vocabulary, and it has no vocabulary_terms
     created     end of the training, ISO 8601 in UTC
     dataset     name; documents and labels: counts; unknown: number of documents without an in-vocabulary term;
                 left_out: counts of skipped rows or files, by reason
@@ -21,7 +22,8 @@ clusters.json contains
     clusters    a list of objects:
         cluster     cluster number, as returned by the service: find a cluster by it, not by its position in the list
         size        number of documents
-        terms       [[term, weight], ...], the heaviest first
+        terms       [[term, weight], ...] as people write them, the heaviest first (displayed_terms.py)
+        vocabulary_terms  the ten heaviest as the vectorizer has them, for the smoke test
         titles      of its most central documents
         centroid    in the vector space of the transformer, one number per dimension
         name        given by a person (name_clusters.py); optional
@@ -70,7 +72,9 @@ Summary = dict[str, Any]  # the content of clusters.json
 MODEL_FILE = "model.joblib"
 TRANSFORMER_FILE = "transformer.joblib"
 CLUSTERS_FILE = "clusters.json"
-FORMAT = 2
+FORMAT = 3
+READABLE_FORMATS = (2, 3)
+CLUSTER_FIELDS = ("cluster", "size", "terms", "vocabulary_terms", "centroid", "share", "similarity")
 
 METRIC_MEANINGS = {
     "explained_variance": "the part of the TF-IDF weights' variance that the LSA dimensions keep",
@@ -203,18 +207,16 @@ def read_summary(path: Path) -> Summary:
     """
     try:
         summary = json.loads(path.read_bytes())
-        if isinstance(summary, dict) and summary.get("sha256") and summary.get("format") != FORMAT:
+        if isinstance(summary, dict) and summary.get("sha256") and summary.get("format") not in READABLE_FORMATS:
             raise ArtefactError(
-                f"{path} has format {summary.get('format', 1)}, and {FORMAT} is read here: "
-                f"it was written by another version of text_clustering.py; {TRAIN_AGAIN}."
+                f"{path} has format {summary.get('format', 1)}, and {' or '.join(map(str, READABLE_FORMATS))} is read "
+                f"here: it was written by another version of text_clustering.py; {TRAIN_AGAIN}."
             )
+        upgrade(summary)
         # Looked up here so that a missing field is reported at the start.
         summary["versions"]["scikit-learn"], summary["sha256"][MODEL_FILE], summary["sha256"][TRANSFORMER_FILE]
         summary["settings"]["sample"], summary["baseline"]["unknown"], summary["baseline"]["similarity"]
-        [
-            [cluster[name] for name in ("cluster", "size", "terms", "centroid", "share", "similarity")]
-            for cluster in summary["clusters"]
-        ]
+        [[cluster[name] for name in CLUSTER_FIELDS] for cluster in summary["clusters"]]
         return summary
     except FileNotFoundError:
         raise ArtefactError(f"{path} is not there: it is written beside the model; {TRAIN_AGAIN}.") from None
@@ -222,6 +224,24 @@ def read_summary(path: Path) -> Summary:
         raise ArtefactError(
             f"{path} is damaged, or is not a summary of text_clustering.py ({error!r}): {TRAIN_AGAIN}."
         ) from error
+
+
+def upgrade(summary: Summary) -> None:
+    """Convert the content of a clusters.json of format 2 to format 3."""
+    if summary["format"] == 2:
+        summary["format"] = FORMAT
+        for cluster in summary["clusters"]:
+            cluster["vocabulary_terms"] = [term for term, _ in cluster["terms"]]
+
+
+def list_terms(cluster: dict[str, Any], count: int | None = None) -> str:
+    """The first top terms of a cluster, separated by commas because some are phrases."""
+    return ", ".join(term for term, _ in cluster["terms"][:count])
+
+
+def about(cluster: dict[str, Any]) -> str:
+    """The name of a cluster, or else its first three top terms."""
+    return cluster.get("name") or list_terms(cluster, 3)
 
 
 def check_file(path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import logging
 
+from model.artefacts import about
+
 MAIN_PART = 0.5  # of the documents of a cluster: what it was split from, or merged into
 SAME_SIZE = 1.25
 LISTED_SHARE = 0.05
@@ -64,10 +66,6 @@ def gone_cluster(number: int, cluster: dict) -> dict:
         "size": None,
         "before": cluster["size"],
     }
-
-
-def about(cluster: dict) -> str:
-    return cluster.get("name") or " ".join(term for term, _ in cluster["terms"][:3])
 
 
 def list_shares(verb: str, shares: dict[str, float]) -> str:

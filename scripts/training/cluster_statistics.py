@@ -128,6 +128,7 @@ class ClusterStatistics:
         return {
             "size": int(self.sizes[number]),
             "terms": [[terms[i], round(float(weights[i]), 5)] for i in top if weights[i]],
+            "vocabulary_terms": [terms[i] for i in top if weights[i]],
             "titles": [example.title for example in self.central[number].best],
         }
 

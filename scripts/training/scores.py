@@ -2,13 +2,13 @@
 
 import contextlib
 import logging
-import pprint
 
 import numpy as np
 from sklearn import config_context, metrics
 from sklearn.cluster import KMeans
 from sklearn.decomposition import TruncatedSVD
 
+from model.artefacts import list_terms
 from training.cluster_statistics import ClusterStatistics
 
 SILHOUETTE_SAMPLE = 5_000  # all pairs of a larger corpus take minutes and change the third digit
@@ -47,5 +47,5 @@ def log_scores(scores: dict[str, float], clusters: list[dict]) -> None:
     """
     for name, score in scores.items():
         log.info("%s: %.3f", SCORE_NAMES[name], score)
-    top_terms = {f"Cluster {c['cluster']:02d}": " ".join(term for term, _ in c["terms"]) for c in clusters}
-    log.info("Top terms per cluster:\n%s", pprint.pformat(top_terms))
+    top_terms = [f"Cluster {cluster['cluster']}: {list_terms(cluster)}" for cluster in clusters]
+    log.info("Top terms per cluster:\n%s", "\n".join(top_terms))

@@ -44,7 +44,7 @@ function bar(size, below = false) {
 /** What people call a cluster: its name, or else its first terms. */
 function label(cluster, terms = 5) {
   if (cluster.cluster === NO_CLUSTER) return "no in-vocabulary word";
-  return cluster.name ?? cluster.top_terms.slice(0, terms).join(" ");
+  return cluster.name ?? cluster.top_terms.slice(0, terms).join(", ");
 }
 
 /**
@@ -321,7 +321,7 @@ function showTable(rows) {
 /** The rows with a header, as spreadsheets read them. */
 function asTable(rows, separator) {
   const header = ["line", "text", "cluster", "cluster_name", "top_terms", "similarity", "runner_up", "runner_up_similarity"];
-  const lines = rows.map((row) => [row.line, row.text, row.cluster, row.name, row.top_terms.join(" "), row.similarity, row.runner_up?.cluster, row.runner_up?.similarity]);
+  const lines = rows.map((row) => [row.line, row.text, row.cluster, row.name, row.top_terms.join(", "), row.similarity, row.runner_up?.cluster, row.runner_up?.similarity]);
   return [header, ...lines].map((line) => line.map((value) => cellOf(value, separator)).join(separator)).join("\r\n") + "\r\n";
 }
 
@@ -441,7 +441,7 @@ let nextExample = 0;
 function showExample() {
   const largestFirst = [...clusters.values()].sort((one, other) => other.size - one.size);
   const cluster = largestFirst[nextExample++ % largestFirst.length];
-  byId("text").value = cluster?.titles.find((title) => title.trim()) ?? cluster?.top_terms.join(" ") ?? "";
+  byId("text").value = cluster?.titles.find((title) => title.trim()) ?? cluster?.top_terms.join(", ") ?? "";
 }
 
 async function start() {

@@ -9,6 +9,7 @@ import minio
 import pytest
 from minio.credentials import StaticProvider
 
+from deployment.gateway import sample_texts
 from doubles.stub_kubernetes import StubKubernetes
 from support.deployment import (
     IMAGE,
@@ -134,6 +135,7 @@ BAD_ARTEFACTS = {
     "no clusters.json": (lambda d: (d / "clusters.json").unlink(), "clusters.json is not there"),
     "clusters.json damaged": (lambda d: (d / "clusters.json").write_text('{"sha'), "damaged"),
     "clusters.json of another program": (lambda d: (d / "clusters.json").write_text("[]"), "damaged"),
+    "clusters.json of a later format": (lambda d: change(d, format=4), "has format 4, and 2 or 3 is read here"),
     "transformer of another run": (
         lambda d: (d / "transformer.joblib").write_bytes((d / "transformer.joblib").read_bytes() + b"x"),
         "transformer.joblib is not of the training run",
@@ -151,6 +153,15 @@ def test_bad_artefacts_are_refused(case, tmp_path):
     with pytest.raises(ArtefactError, match=expected) as refused:
         read_version(directory / "model.joblib", directory / "transformer.joblib")
     assert "\n" not in str(refused.value)
+
+
+def test_a_model_of_the_format_without_vocabulary_terms_is_tested_with_its_top_terms(tmp_path):
+    directory = train(tmp_path / "artefacts")
+    clusters = json.loads((directory / "clusters.json").read_text())["clusters"]
+    expected = {cluster["cluster"]: ", ".join(cluster.pop("vocabulary_terms")) for cluster in clusters}
+    change(directory, format=2, clusters=clusters)
+    version = read_version(directory / "model.joblib", directory / "transformer.joblib")
+    assert sample_texts(version.summary["clusters"]) == expected
 
 
 def test_bad_artefacts_touch_neither_store_nor_cluster(deploy, cluster, store, tmp_path):

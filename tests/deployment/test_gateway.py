@@ -12,7 +12,7 @@ from deployment.gateway import Gateway, NoAnswer
 from deployment.verification import show_sample
 
 PAGES = {"/serving/ns/page/ui": (200, "text/html; charset=utf-8"), "/serving/ns/other/ui": (200, "application/json")}
-CLUSTERS = [{"cluster": n, "terms": [[f"term{n}", 1.0]]} for n in (3, 5)]
+CLUSTERS = [{"cluster": n, "vocabulary_terms": [f"term{n}"]} for n in (3, 5)]
 
 
 @pytest.fixture

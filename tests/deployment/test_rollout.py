@@ -375,7 +375,7 @@ def test_deploy_canary_promote_rollback_with_real_downloads_and_models(deploy, c
         first = succeeded(deploy(0, ingress=stub.ingress, timeout=240))
         number = json.loads(re.search(r"returns (.*) for:", first.err)[1])["predictions"][0]
         clusters = json.loads((training_runs[0] / "clusters.json").read_text())["clusters"]
-        terms = " ".join(term for term, _ in clusters[number]["terms"])
+        terms = ", ".join(clusters[number]["vocabulary_terms"])
         assert f"for: {terms}" in first.err and terms in first.out, "its own terms, its own cluster"
         for pod in stub.pods[cluster.namespace, "textclustering", "predictor"]:
             assert os.listdir(stub.work / cluster.namespace / pod.name) == ["model.joblib"]

@@ -204,7 +204,7 @@ class StubKubelet:
         clusters = summary["clusters"]
         for position, cluster in enumerate(clusters):
             answer = clusters[(position + self.misled) % len(clusters)]["cluster"]
-            pod.numbers[" ".join(term for term, _ in cluster["terms"][:10])] = answer
+            pod.numbers[", ".join(cluster["vocabulary_terms"])] = answer
 
     def read_from_store(self, pod, path):
         """An object below the pod's source as its Secret lets it read it, or the list of them without a path."""

@@ -122,7 +122,7 @@ def test_pods_are_discovered_by_their_annotations_and_named_by_their_labels(watc
     }
     # The version in a transformer's metrics takes precedence over the label of its pod.
     ((labels, share),) = wait_for(lambda: query(url, 'textclustering_trained_share{cluster="7"}'), 30)
-    assert (labels["version"], labels["about"], share) == ("v1", "orbit moon nasa", pytest.approx(0.9 * 0.75))
+    assert (labels["version"], labels["about"], share) == ("v1", "orbit, moon, nasa", pytest.approx(0.9 * 0.75))
 
 
 def test_drift_shows_which_clusters_grow_and_which_shrink(watched):
@@ -135,9 +135,9 @@ def test_drift_shows_which_clusters_grow_and_which_shrink(watched):
     shown = drift("--prometheus", url, "--clusters", "2").stdout
     assert "watched v1 in kserve-textclustering" in shown
     assert re.search(r"\n  median similarity +0.900 +0.9\d\d +0.9\d\d\n", shown)
-    grown, shrunk = re.search(r"\n( +0 hockey .*)\n( +7 orbit moon nasa .*)\n +1 more changed", shown).groups()
+    grown, shrunk = re.search(r"\n( +0 hockey .*)\n( +7 orbit, moon, nasa .*)\n +1 more changed", shown).groups()
     assert re.fullmatch(r" +0 hockey +22.5% +100.0% +100.0% +\+77.5", grown)
-    assert re.fullmatch(r" +7 orbit moon nasa +67.5% +0.0% +0.0% +-67.5", shrunk)
+    assert re.fullmatch(r" +7 orbit, moon, nasa +67.5% +0.0% +0.0% +-67.5", shrunk)
 
 
 def test_unreachable_prometheus_is_one_line(tmp_path):

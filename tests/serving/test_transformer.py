@@ -311,7 +311,7 @@ def test_metrics_have_what_was_normal_in_the_training_under_the_version_of_the_d
     version = contract.version_name([hashlib.sha256(file.read_bytes()).hexdigest() for file in files])
     text, model = service.metrics(), f'model_name="{NAME}"'
     for cluster in summary["clusters"]:
-        number, about = cluster["cluster"], " ".join(term for term, _ in cluster["terms"][:3])
+        number, about = cluster["cluster"], ", ".join(term for term, _ in cluster["terms"][:3])
         labels = f'about="{about}",cluster="{number}",{model},version="{version}"'
         share = float(re.search(rf"textclustering_trained_share{{{labels}}} (\S+)", text)[1])
         assert share == pytest.approx(cluster["share"])

@@ -77,6 +77,7 @@ def train(directory, seed=0):
                 "cluster": number,
                 "size": 9,
                 "terms": [[term, 0.3] for term in topics[number].split()],
+                "vocabulary_terms": topics[number].split(),
                 "titles": [],
                 "centroid": model.cluster_centers_[number].tolist(),
                 "share": 1 / 3,

@@ -12,7 +12,14 @@ from support.topics import name_clusters
 def folder(tmp_path):
     """A folder with a clusters.json of two clusters."""
     clusters = [
-        {"cluster": number, "size": 1, "terms": [["c#", 0.5], ["net", 0.4]], "centroid": [], "share": 0.5}
+        {
+            "cluster": number,
+            "size": 1,
+            "terms": [["C#", 0.5], [".NET", 0.4]],
+            "vocabulary_terms": ["c#", "net"],
+            "centroid": [],
+            "share": 0.5,
+        }
         | {"similarity": {}}
         for number in (0, 4)
     ]
@@ -80,4 +87,5 @@ def test_a_file_that_cannot_be_read_is_refused(folder, content, options, reason)
 def test_names_written_by_the_program_are_read_back(folder):
     expected = names_after(folder, "0 C# and #hash\n4 Größe\n".encode())
     template = name_clusters("--model-dir", folder).stdout
+    assert template.endswith("4 Größe  # C#, .NET\n")
     assert names_after(folder, template.encode()) == expected
