@@ -11,42 +11,21 @@ Exit status: 0 printed, 1 Prometheus does not respond or has no data of a servic
 """
 
 import argparse
-import base64
-import json
 import logging
 import math
-import os
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections import defaultdict
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from command_line import HelpFormatter, positive_int
 from failure import Failure, report_errors
+from prometheus import Prometheus, Version, add_prometheus_option, selector
 
 log = logging.getLogger("drift.py")
-
-PROMETHEUS_HELP = "URL of Prometheus; if it requires a login, set PROMETHEUS_USER and PROMETHEUS_PASSWORD"
 
 WINDOWS = {"1h": "last hour", "3m": "last 3 min"}
 BARS = "▁▂▃▄▅▆▇█"
 STEP_SECONDS = 120
-
-# Prometheus is on this machine or in its network, so a proxy for the internet is not used.
-opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-Labels = Mapping[str, str]
-
-
-class Version(NamedTuple):
-    """A served model version; the fields are labels of its metrics."""
-
-    namespace: str
-    model_name: str
-    version: str
 
 
 class Cluster(NamedTuple):
@@ -58,9 +37,7 @@ class Cluster(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], formatter_class=HelpFormatter)
-    parser.add_argument(
-        "--prometheus", type=prometheus_url, default="http://localhost:30400", metavar="URL", help=PROMETHEUS_HELP
-    )
+    add_prometheus_option(parser)
     parser.add_argument(
         "--clusters", type=positive_int, default=10, metavar="N", help="print the N clusters that changed most"
     )
@@ -70,18 +47,7 @@ def main() -> None:
         print_drift(Prometheus(arguments.prometheus), arguments.clusters)
 
 
-def prometheus_url(text: str) -> str:
-    """A URL without a login. Raises ArgumentTypeError for anything else; the message never contains a password."""
-    if "@" in text:
-        raise argparse.ArgumentTypeError(
-            "a password in a URL is visible to others: set PROMETHEUS_USER and PROMETHEUS_PASSWORD in the environment"
-        )
-    if not text.startswith(("http://", "https://")):
-        raise argparse.ArgumentTypeError(f"{text} is not a URL such as http://localhost:30400")
-    return text
-
-
-def print_drift(prometheus: "Prometheus", cluster_limit: int) -> None:
+def print_drift(prometheus: Prometheus, cluster_limit: int) -> None:
     """Print every version that has metrics in Prometheus."""
     shares = trained_shares(prometheus)
     if not shares:
@@ -100,7 +66,7 @@ def print_drift(prometheus: "Prometheus", cluster_limit: int) -> None:
 # -------------------------------------------------------------------------------------------------------- Output
 
 
-def print_version(prometheus: "Prometheus", version: Version, documents: dict[str, dict[str, float]]) -> None:
+def print_version(prometheus: Prometheus, version: Version, documents: dict[str, dict[str, float]]) -> None:
     """Print the alerts, the key figures and the similarity over the last hour of one version."""
     totals = {window: sum(counts.values()) for window, counts in documents.items()}
     index, limit, similarity = (
@@ -166,7 +132,7 @@ def figure(value: float | None, form: str) -> str:
 # ------------------------------------------------------------------------------------------------------- Metrics
 
 
-def trained_shares(prometheus: "Prometheus") -> dict[Version, dict[Cluster, float]]:
+def trained_shares(prometheus: Prometheus) -> dict[Version, dict[Cluster, float]]:
     """Return the share of each cluster in the training, for every version; all pods of a version report the same."""
     shares: dict[Version, dict[Cluster, float]] = defaultdict(dict)
     for labels, share in prometheus.query("textclustering_trained_share"):
@@ -175,7 +141,7 @@ def trained_shares(prometheus: "Prometheus") -> dict[Version, dict[Cluster, floa
     return shares
 
 
-def live_documents(prometheus: "Prometheus", version: Version) -> dict[str, dict[str, float]]:
+def live_documents(prometheus: Prometheus, version: Version) -> dict[str, dict[str, float]]:
     """Return the number of documents by window and cluster number."""
     documents: dict[str, dict[str, float]] = {window: {} for window in WINDOWS}
     for labels, count in prometheus.query(selector("textclustering:documents", version)):
@@ -183,7 +149,7 @@ def live_documents(prometheus: "Prometheus", version: Version) -> dict[str, dict
     return documents
 
 
-def similarity_of_last_hour(prometheus: "Prometheus", version: Version) -> list[float | None]:
+def similarity_of_last_hour(prometheus: Prometheus, version: Version) -> list[float | None]:
     """Return the median similarity every two minutes, oldest first; None where there were no requests."""
     end = time.time() // STEP_SECONDS * STEP_SECONDS
     times = [end - STEP_SECONDS * n for n in range(3_600 // STEP_SECONDS, -1, -1)]
@@ -191,70 +157,6 @@ def similarity_of_last_hour(prometheus: "Prometheus", version: Version) -> list[
     series = prometheus.get("query_range", query=query, start=times[0], end=times[-1], step=STEP_SECONDS)["result"]
     values = {moment: float(value) for moment, value in (series[0]["values"] if series else [])}
     return [value if (value := values.get(moment)) is not None and math.isfinite(value) else None for moment in times]
-
-
-def selector(metric: str, version: Version, **labels: str) -> str:
-    pairs = (f"{name}={json.dumps(value)}" for name, value in (version._asdict() | labels).items())
-    return metric + "{" + ",".join(pairs) + "}"
-
-
-class Prometheus:
-    """Prometheus' HTTP API: https://prometheus.io/docs/prometheus/latest/querying/api/"""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        user, password = os.environ.get("PROMETHEUS_USER"), os.environ.get("PROMETHEUS_PASSWORD", "")
-        self.login = f"{user}:{password}" if user else None
-
-    def get(self, path: str, **parameters: str | float) -> dict[str, Any]:
-        """Return the data of a response.
-
-        Raises:
-            Failure: Prometheus does not respond, or the response is not one of its API.
-        """
-        url = f"{self.url.rstrip('/')}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
-        request = urllib.request.Request(url)
-        if self.login:
-            # Unredirected: only Prometheus gets the password.
-            request.add_unredirected_header("Authorization", "Basic " + base64.b64encode(self.login.encode()).decode())
-        try:
-            with opener.open(request, timeout=10) as response:
-                data: dict[str, Any] = json.load(response)["data"]
-                return data
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise Failure(self.explain(error)) from error
-
-    def explain(self, error: Exception) -> str:
-        """Return why a request failed, and what to do."""
-        if isinstance(error, urllib.error.HTTPError) and error.code in (401, 403):
-            if self.login:
-                return f"Prometheus at {self.url} rejects the login in PROMETHEUS_USER and PROMETHEUS_PASSWORD."
-            return f"Prometheus at {self.url} requires a login: set PROMETHEUS_USER and PROMETHEUS_PASSWORD."
-        if isinstance(error, OSError):
-            return (
-                f"Prometheus does not respond at {self.url} ({error}): is the platform up (provision/all.sh), "
-                "and is this its port (PORT_PROMETHEUS)?"
-            )
-        return (
-            f"{self.url} does not return data of Prometheus' API. If it is the login page of a proxy, "
-            "give an address of Prometheus behind the proxy."
-        )
-
-    def query(self, expression: str) -> list[tuple[Labels, float]]:
-        """Return labels and value of every series of an expression."""
-        result = self.get("query", query=expression)["result"]
-        return [(sample["metric"], float(sample["value"][1])) for sample in result]
-
-    def by_window(self, metric: str, version: Version) -> dict[str, float]:
-        return {labels["window"]: value for labels, value in self.query(selector(metric, version))}
-
-    def firing_alerts(self, version: Version) -> list[dict[str, Any]]:
-        return [
-            alert
-            for alert in self.get("alerts")["alerts"]
-            if alert["state"] == "firing"
-            and all(alert["labels"].get(name, "") == getattr(version, name) for name in ("namespace", "version"))
-        ]
 
 
 if __name__ == "__main__":
