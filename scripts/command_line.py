@@ -2,6 +2,7 @@
 
 import argparse
 import codecs
+import re
 import signal
 import sys
 
@@ -44,6 +45,14 @@ def percentage(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 99:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 99")
     return int(text)
+
+
+def duration(text: str) -> float:
+    """Seconds, from a number with a unit, such as 90s, 10m, 24h or 30d. Raises ArgumentTypeError for anything else."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
+    if not found or not float(found[1]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration such as 90s, 10m, 24h or 30d")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3_600, "d": 86_400}[found[2]]
 
 
 def jobs(text: str) -> int:

@@ -6,14 +6,17 @@
         --transformer-image $(cat ~/transformer-image)
 
     ... --canary 20       deploy, and give the new version one request in five
+    ... --canary 20 --analyse 10m   also compare it with the stable version, then promote it or roll it back
     ... --promote         give it all requests
     ... --rollback        return to the previous version
     ... --list            list the versions with their metrics and traffic
     ... --delete          remove the service
 
-A version is named after the content of its files. The steps are in deployment/, the store is in store/.
+A version is named after the content of its files. The steps are in deployment/, the store is in store/, the analysis
+is in retraining/.
 
-Exit status: 0 done, 1 the store or the cluster failed, 2 bad input, 130 interrupted.
+Exit status: 0 done, 1 the store or the cluster failed or the canary was rolled back, 2 bad input, 3 the analysis of the
+canary leaves the decision to you, 130 interrupted.
 """
 
 import argparse
@@ -38,7 +41,11 @@ from deployment.rollout import give_share, next_attempt, return_to_previous, rol
 from deployment.room import check_room
 from deployment.verification import reasons_logged, send_sample, show_sample
 from deployment.version_table import print_versions
-from failure import BadInput, report_errors
+from failure import BadInput, Failure, report_errors
+from prometheus import Prometheus
+from retraining import decision
+from retraining.canary import Trial, Watch, stable_version, try_canary
+from retraining.lock import Lock
 from store.client import check_authority
 from store.credentials import aws_session, find_keys
 from store.model_store import ModelStore, read_version
@@ -47,13 +54,25 @@ from store.service_user import delete_service_users, service_keys
 log = logging.getLogger("deploy_service")
 
 
+class Undecided(Failure):
+    """The analysis of a canary had no result, or somebody else decided meanwhile."""
+
+    exit_code = 3
+
+
 def main(argv: list[str] | None = None) -> None:
     options = parse_arguments(argv)
     coloredlogs.install(level=options.log_level)
     # At DEBUG these would log parts of what they send.
     for name in ("sh", "boto3", "botocore", "s3transfer", "urllib3"):
         logging.getLogger(name).setLevel(logging.INFO if options.log_level == "DEBUG" else logging.WARNING)
-    actions = {"promote": promote, "rollback": roll_back, "list": list_versions, "delete": delete}
+    actions = {
+        "analyse": deploy_and_analyse,
+        "promote": promote,
+        "rollback": roll_back,
+        "list": list_versions,
+        "delete": delete,
+    }
     action = next((action for name, action in actions.items() if getattr(options, name)), deploy)
     with report_errors(log, "what was serving still does; run this again to continue"):
         check_names(vars(options))
@@ -105,6 +124,24 @@ def deploy(options: argparse.Namespace) -> None:
     show_sample(gateway, state.host, [number], text)
 
 
+def deploy_and_analyse(options: argparse.Namespace) -> None:
+    """Deploy a canary, compare it with the stable version, and promote it, roll it back, or leave it to a person."""
+    version = read_version(options.model_path, options.transformer_path).name
+    deployed = service_of(options)
+    state = require_serving(deployed)
+    check_canary(state, options.model_name, version)
+    with Lock(deployed.kubectl, deployed.name) as lock:
+        prometheus, watch = Prometheus(options.prometheus), Watch(options.analyse)
+        trial = Trial(deployed, store_of(options), prometheus, watch, options.timeout, lock)
+        started = decision.start(version, stable_version(state, version), "deployed with --analyse")
+        decided = try_canary(trial, started, lambda: deploy(options))
+    if decided.verdict == decision.ROLLED_BACK:
+        raise Failure(f"Decision: {decided}")
+    if decided.verdict != decision.PROMOTED:
+        raise Undecided(f"Decision: {decided}")
+    log.info("Decision: %s", decided)
+
+
 def promote(options: argparse.Namespace) -> None:
     deployed = service_of(options)
     state = require_serving(deployed)
@@ -136,11 +173,12 @@ def roll_back(options: argparse.Namespace) -> None:
 
 
 def list_versions(options: argparse.Namespace) -> None:
-    state, records = service_of(options).fetch(), store_of(options).versions()
+    state, store = service_of(options).fetch(), store_of(options)
+    records, verdicts = store.versions(), {each.version: each.verdict for each in decision.read_all(store)}
     shares, known = state.traffic(), [record["version"] for record in records]
     records += [{"version": version} for version in shares if version not in known]
     if records:
-        print_versions(records, shares, state.never_ready())
+        print_versions(records, shares, state.never_ready(), verdicts)
     else:
         log.info("No version of %s yet", options.model_name)
 

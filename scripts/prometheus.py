@@ -15,6 +15,8 @@ from failure import Failure
 # Prometheus is on this machine or in its network, so a proxy for the internet is not used.
 opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
+DRIFT_ALERTS = ("TextsHaveDrifted", "TextsAreFartherFromTheirClusters", "TextsWithoutKnownTerms")  # of drift.yml
+
 Labels = Mapping[str, str]
 
 
@@ -109,3 +111,12 @@ class Prometheus:
             if alert["state"] == "firing"
             and all(alert["labels"].get(name, "") == getattr(version, name) for name in ("namespace", "version"))
         ]
+
+    def drift_alerts(self, version: Version) -> dict[str, float]:
+        """The values of the firing drift alerts of a version, by alert and window."""
+        return {
+            f"{labels['alertname']} ({labels.get('window', '')})": float(alert["value"])
+            for alert in self.firing_alerts(version)
+            for labels in [alert["labels"]]
+            if labels["alertname"] in DRIFT_ALERTS
+        }

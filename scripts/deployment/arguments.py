@@ -4,9 +4,10 @@ import argparse
 import os
 from pathlib import Path
 
-from command_line import HelpFormatter, add_log_level_option, percentage, positive_int
+from command_line import HelpFormatter, add_log_level_option, duration, percentage, positive_int
 from deployment.manifests import ServiceSettings
 from failure import BadInput
+from prometheus import add_prometheus_option
 from store.client import region
 from store.credentials import aws_session
 
@@ -89,6 +90,14 @@ def add_version_options(parser: argparse.ArgumentParser) -> None:
     add("--rollback", action="store_true", help="return to the previous version")
     add("--list", action="store_true", help="list the versions with their metrics and traffic")
     add("--delete", action="store_true", help="remove the service and its credentials; its files stay in the store")
+    group.add_argument(
+        "--analyse",
+        type=duration,
+        metavar="DURATION",
+        help="with --canary: compare the canary with the stable version for this long, such as 10m, then promote it, "
+        "roll it back, or leave it to you",
+    )
+    add_prometheus_option(group)
     group.add_argument("--delete-artefacts", action="store_true", help="with --delete: remove the files as well")
 
 
@@ -102,6 +111,8 @@ def check_combination(parser: argparse.ArgumentParser, options: argparse.Namespa
         parser.error(f"--min-replicas {options.min_replicas} is more than --max-replicas {options.max_replicas}")
     if options.delete_artefacts and not options.delete:
         parser.error("--delete-artefacts requires --delete")
+    if options.analyse and not options.canary:
+        parser.error("--analyse requires --canary")
     if options.canary and not options.wait:
         parser.error("--canary waits until the new version is ready: remove --no-wait")
 

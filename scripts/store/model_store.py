@@ -3,6 +3,7 @@
 s3://BUCKET/NAMESPACE/NAME/VERSION/model/        model.joblib, read by the predictor
 s3://BUCKET/NAMESPACE/NAME/VERSION/transformer/  transformer.joblib and clusters.json
 s3://BUCKET/NAMESPACE/NAME/VERSION/version.json  written last: without it the version does not count (artefacts.py)
+s3://BUCKET/NAMESPACE/NAME/VERSION/decision.json what an analysis or a retraining decided (retraining/decision.py)
 
 Versions deployed before the prefix contained the namespace are at s3://BUCKET/NAME/VERSION/. Services in several
 namespaces may share them.
@@ -125,6 +126,10 @@ class ModelStore(S3Bucket):
             lambda: self.s3.get_object(Bucket=self.bucket, Key=key)["Body"].read(), absent=["NoSuchKey", "NoSuchBucket"]
         )
 
+    def write_json(self, key: str, content: dict) -> None:
+        body = json.dumps(content, indent=2, allow_nan=False).encode()
+        self.call(self.s3.put_object, Bucket=self.bucket, Key=key, Body=body, ContentType="application/json")
+
     def record(self, version: str) -> dict | None:
         """The version.json of a version; None if it does not exist."""
         content = self.read(f"{self.prefix}{version}/version.json")
@@ -146,13 +151,7 @@ class ModelStore(S3Bucket):
             self.upload_file(path, root + key, digest)
         digests = {key: digest for key, (_, digest) in version.files.items()}
         record = version_record(version.name, version.summary, digests)
-        self.call(
-            self.s3.put_object,
-            Bucket=self.bucket,
-            Key=root + "version.json",
-            Body=json.dumps(record, indent=2).encode(),
-            ContentType="application/json",
-        )
+        self.write_json(root + "version.json", record)
         return record
 
     def upload_file(self, path: Path, key: str, digest: str) -> None:

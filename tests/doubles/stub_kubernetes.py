@@ -29,6 +29,11 @@ KINDS = {
     "events": ("v1", "Event", True),
     "nodes": ("v1", "Node", False),
     "networkpolicies": ("networking.k8s.io/v1", "NetworkPolicy", True),
+    "leases": ("coordination.k8s.io/v1", "Lease", True),
+    "roles": ("rbac.authorization.k8s.io/v1", "Role", True),
+    "rolebindings": ("rbac.authorization.k8s.io/v1", "RoleBinding", True),
+    "cronjobs": ("batch/v1", "CronJob", True),
+    "priorityclasses": ("scheduling.k8s.io/v1", "PriorityClass", False),
     "inferenceservices": ("serving.kserve.io/v1beta1", "InferenceService", True),
     "revisions": ("serving.knative.dev/v1", "Revision", True),
     "routes": ("serving.knative.dev/v1", "Route", True),
@@ -381,6 +386,9 @@ class RequestHandler(BaseHTTPRequestHandler):
                 merge(new, body)
         else:
             new = body
+            if old and new["metadata"].get("resourceVersion") not in (None, old["metadata"]["resourceVersion"]):
+                message = f'Operation cannot be fulfilled on {shown} "{name}": the object has been modified'
+                return self.refuse(409, "Conflict", message)
         self.answer(stub.put(plural, namespace, new), 201 if verb == "create" else 200)
 
     def discover(self, path):
