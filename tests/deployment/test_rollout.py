@@ -36,10 +36,10 @@ def test_canary_gets_its_share_list_shows_it_and_promote_gives_it_the_rest(deplo
     second = version(succeeded(deploy(1, "--canary", "20", ingress=kserve.ingress)))
     assert traffic(cluster) == {first: 80, second: 20}
     lines = succeeded(deploy(0, "--list")).out.splitlines()
-    header = "VERSION TRAINED UPLOADED V-MEASURE ARI SILHOUETTE TRAFFIC NUMBERS"
+    header = "VERSION TRAINED UPLOADED V-MEASURE ARI SILHOUETTE TRAFFIC VERDICT NUMBERS"
     assert lines[0].split() == header.split()
-    assert re.fullmatch(rf"{first} +2026-11-24 02:30 +\S+ \S+ +1.000 +0.900 +0.250 +80 % +-", lines[1])
-    assert re.fullmatch(rf"{second} .* 20 % +-", lines[2])
+    assert re.fullmatch(rf"{first} +2026-11-24 02:30 +\S+ \S+ +1.000 +0.900 +0.250 +80 % +- +-", lines[1])
+    assert re.fullmatch(rf"{second} .* 20 % +- +-", lines[2])
     succeeded(deploy(1, "--promote", ingress=kserve.ingress))
     assert traffic(cluster) == {second: 100}
     done = deploy(1, "--promote")
