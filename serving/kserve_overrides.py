@@ -26,11 +26,11 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from model.request_texts import CLOUD_EVENT, UTF8_MARK
 from serving.bodies import BadBody
 from serving.documents import BadRequest
 from serving.predictor_client import PredictorTimeout, PredictorUnavailable
 
-UTF8_MARK = b"\xef\xbb\xbf"
 VERB = re.compile("^/v1/models/[^/:]*:([^/]*)$")
 NO_VERSIONS = "This server has one version of the model: leave the version out."
 
@@ -63,7 +63,7 @@ class JsonDataPlane(DataPlane):
             raise BadRequest(f"The request cannot be read: {error}", "The request cannot be read.") from error
 
     def decode_cloudevent(self, body: Any) -> tuple[Any, dict[str, Any]]:
-        if isinstance(body, dict) and body.keys() >= {"specversion", "id", "source", "type", "data"}:
+        if isinstance(body, dict) and body.keys() >= CLOUD_EVENT:
             body = {"time": None, **body}  # optional in CloudEvents 1.0, but KServe requires it
         return super().decode_cloudevent(body)
 

@@ -3,12 +3,15 @@
 import contextlib
 import tempfile
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Self
 
 from corpus.documents import CorpusError
 from store.client import S3Bucket
 from store.credentials import aws_session, find_keys
+
+CLOCK_DIFFERENCE = timedelta(hours=1)  # by which the store's clock may be behind
 
 
 class Bucket(S3Bucket):
@@ -47,11 +50,15 @@ class Bucket(S3Bucket):
         """Whether the prefix is the key of an object. One that ends in a slash is a folder, even if the key exists."""
         return not self.prefix.endswith("/") and next(self.keys_below(self.prefix), None) == self.prefix
 
-    def names(self) -> Iterator[str]:
-        """The keys below the prefix, relative to its folder. A prefix that is followed by a slash is a folder, too."""
+    def names(self, since: datetime | None = None) -> Iterator[str]:
+        """The keys below the prefix, relative to its folder. A prefix that is followed by a slash is a folder, too.
+
+        Args:
+            since: leave out objects that were last written before. Requests are recorded after they have arrived.
+        """
         if self.prefix and not self.prefix.endswith("/") and next(self.keys_below(f"{self.prefix}/"), None):
             self.prefix += "/"
-        for key in self.keys_below(self.prefix):
+        for key in self.keys_below(self.prefix, since=since and since - CLOCK_DIFFERENCE):
             if not key.endswith("/"):  # marks an empty folder
                 yield key.removeprefix(self.folder)
 

@@ -3,6 +3,7 @@
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from failure import BadInput
@@ -48,6 +49,7 @@ class Options(NamedTuple):
     label_column: str | None = None
     title_column: str | None = None
     s3_endpoint: str = DEFAULT_ENDPOINT
+    since: datetime | None = None  # of recorded requests, only those that arrived since then
 
 
 class Findings:
@@ -58,6 +60,7 @@ class Findings:
         self.left_out: Counter[str] = Counter()  # rows and files by reason
         self.examples: defaultdict[str, list[str]] = defaultdict(list)  # names of files by reason
         self.remarks: list[str] = []
+        self.has_records = False  # whether there were recorded requests
 
     def leave_out(self, reason: str, name: str) -> None:
         """Count a file that is left out, and log its name at DEBUG."""

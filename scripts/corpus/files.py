@@ -87,7 +87,9 @@ def read_objects(bucket: Bucket, options: Options, findings: Findings) -> Iterat
         with bucket.fetch(bucket.prefix) as path:
             yield from read_single(bucket.prefix, path, options, findings)
         return
-    names = list(bucket.names())
+    names = list(bucket.names(options.since))
+    if not names and options.since and next(bucket.names(), None):
+        raise CorpusError(f"{bucket.address} has no requests that were recorded since {options.since:%F %H:%M} UTC.")
     for name in names:
         for part in name.split("/")[:-1]:
             refuse_lake_table(part, bucket.address)

@@ -22,6 +22,7 @@ import ijson
 from corpus.columns import as_name, as_text, find_column, find_columns, leaves, value_at
 from corpus.documents import CorpusError, Document, Options, make_document, shorten
 from corpus.encodings import CHUNK
+from corpus.recorded_requests import read_records, split_records
 from corpus.table import Table
 
 SAMPLE_KEYS = 10_000
@@ -42,6 +43,12 @@ class Places(NamedTuple):
 def read_json(table: Table, encoding: str, open_text: OpenText) -> Iterator[Document]:
     """Read the documents of a JSON file."""
     shape, rows = find_shape(table, open_text)
+    are_records, rows = split_records(rows)
+    if are_records:
+        table.findings.formats["recorded requests"] += 1
+        table.findings.has_records = True
+        yield from read_records(rows, table)
+        return
     places: dict[tuple[str, ...], Places] = {}
     examples: dict[str, Any] = {}
     for number, (where, row) in enumerate(rows, start=1):

@@ -2,8 +2,10 @@
 
 import argparse
 import logging
+import re
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,11 +13,12 @@ import numpy as np
 from command_line import encoding
 from corpus.builtin import read_aws_docs, read_newsgroups
 from corpus.csv_rows import QUOTES
-from corpus.documents import DEFAULT_ENDPOINT, Batch, CorpusError, Findings, Options, in_batches
+from corpus.documents import DEFAULT_ENDPOINT, Batch, CorpusError, Document, Findings, Options, in_batches
 from corpus.files import read_files
 from corpus.languages import warn_of_languages
 from corpus.tables import KIND_NAMES
 
+BUILTIN = ("20newsgroups", "aws-docs")
 DETECT = Options()
 
 log = logging.getLogger("text_clustering")
@@ -59,13 +62,21 @@ class Source:
             StoreError: the S3 store cannot be read.
         """
         self.findings = Findings()
-        if self.datasets == ("20newsgroups",):
-            documents = read_newsgroups(self.data_home)
-        elif self.datasets == ("aws-docs",):
-            documents = read_aws_docs()
+        yield from in_batches(self.documents(self.datasets))
+        if self.options.since and not self.findings.has_records:
+            raise CorpusError(f"--since is for recorded requests, and {self.name} has none.")
+
+    def documents(self, datasets: tuple[str, ...]) -> Iterator[Document]:
+        if datasets == ("20newsgroups",):
+            yield from read_newsgroups(self.data_home)
+        elif datasets == ("aws-docs",):
+            yield from read_aws_docs()
+        elif len(datasets) > 1 and any(name.startswith("s3://") or name in BUILTIN for name in datasets):
+            for name in datasets:
+                for document in self.documents((name,)):
+                    yield document._replace(identity=f"{name}:{document.identity}")
         else:
-            documents = read_files(self.datasets, self.options, self.findings)
-        return in_batches(documents)
+            yield from read_files(datasets, self.options, self.findings)
 
 
 def add_dataset_options(parser: argparse.ArgumentParser, **dataset: Any) -> None:
@@ -79,7 +90,8 @@ def add_dataset_options(parser: argparse.ArgumentParser, **dataset: Any) -> None
         nargs="+",
         metavar="DATASET",
         help=f"20newsgroups (downloaded once), aws-docs (needs no network), a file ({KIND_NAMES}), several of them or a "
-        "glob, a folder of such files, of texts or of e-mails (one subfolder per label, or flat), or s3://bucket/prefix",
+        "glob, a folder of such files, of texts or of e-mails (one subfolder per label, or flat), or s3://bucket/prefix, "
+        "such as the requests that a service has recorded: s3://NAME-requests/NAMESPACE/NAME/",
         **dataset,
     )
     parser.add_argument("--data-home", help="where scikit-learn keeps 20 Newsgroups (default: its own cache)")
@@ -103,6 +115,12 @@ def add_dataset_options(parser: argparse.ArgumentParser, **dataset: Any) -> None
         help="how a quote is written inside the cells of a table: twice, after a backslash, or like any other character "
         "(default: detected)",
     )
+    parser.add_argument(
+        "--since",
+        type=time_ago,
+        metavar="AGE",
+        help="of the requests that a service has recorded, only those of this period, such as 14d or 12h (default: all)",
+    )
     parser.add_argument("--s3-endpoint", metavar="URL", default=DEFAULT_ENDPOINT, help="store of an s3:// address")
 
 
@@ -111,6 +129,15 @@ def separator(text: str) -> str:
     if len(text) != 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not one character, nor the word tab")
     return text
+
+
+def time_ago(text: str) -> datetime:
+    """The time that was a period ago, such as 14d or 12h. Raises ArgumentTypeError for anything else."""
+    found = re.fullmatch(r"(\d{1,5})([dhm])", text)
+    if not found or not int(found[1]):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a period such as 14d, 12h or 30m")
+    unit = {"d": "days", "h": "hours", "m": "minutes"}[found[2]]
+    return datetime.now(UTC) - timedelta(**{unit: int(found[1])})
 
 
 def source_of(arguments: argparse.Namespace) -> Source:

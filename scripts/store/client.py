@@ -170,11 +170,20 @@ class S3Bucket:
         except (BotoCoreError, Boto3Error, urllib3.exceptions.HTTPError) as error:
             raise StoreError(self.explain_connection(error)) from None
 
-    def keys_below(self, prefix: str, absent: Collection[str] = ()) -> Iterator[str]:
-        """The keys of the objects whose keys begin with a prefix, in the store's order. Raises StoreError."""
+    def keys_below(self, prefix: str, absent: Collection[str] = (), since: datetime | None = None) -> Iterator[str]:
+        """The keys of the objects whose keys begin with a prefix, in the store's order.
+
+        Args:
+            since: only objects that were written since then, by the store's clock.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
         pages = iter(self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix))
         while (page := self.call(next, pages, None, absent=absent)) is not None:
-            yield from (item["Key"] for item in page.get("Contents", []))
+            yield from (
+                item["Key"] for item in page.get("Contents", []) if since is None or item["LastModified"] >= since
+            )
 
     def can_read(self, access_key: str, secret_key: str) -> bool:
         """Whether these keys may list the bucket."""
