@@ -61,7 +61,7 @@ def read_csv(table: Table, encoding: str, open_text: OpenText) -> Iterator[Docum
     )
     with open_text() as lines:
         for number, (_, row) in enumerate(csv_rows(lines, header, table), start=1):
-            text = "\n".join(row[place] for place in text_places if row[place].strip())
+            text = "\n".join(filter(str.strip, [row[place] for place in text_places]))
             if not text:
                 table.findings.left_out["rows without text"] += 1
                 continue
@@ -113,6 +113,10 @@ def choose_quotes(header: Header, table: Table, open_text: OpenText) -> str:
     """
     if table.options.quotes:
         return table.options.quotes
+    with open_text() as lines:
+        escaped = any('\\"' in line for line in lines)
+    if not escaped and header.separator != "\t":
+        return "double"
     try:
         merged = count_merged_lines(header, table, open_text)
         failure = None
@@ -124,8 +128,6 @@ def choose_quotes(header: Header, table: Table, open_text: OpenText) -> str:
         return "none"
     if failure is None:
         return "double"
-    with open_text() as lines:
-        escaped = any('\\"' in line for line in lines)
     if not escaped:
         raise failure
     try:

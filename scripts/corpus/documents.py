@@ -115,6 +115,8 @@ def as_batch(documents: list[Document]) -> Batch:
 
 
 def valid_unicode(text: str) -> str:
+    if text.isascii():
+        return text
     return text.encode(errors="replace").decode()  # JSON can contain half a surrogate pair, UTF-8 cannot
 
 
