@@ -38,7 +38,7 @@ from deployment.kubectl import Kubectl
 from deployment.naming_rules import check_names
 from deployment.preflight import check_canary, check_topology, validate_manifests, warn_of_new_numbers
 from deployment.rollout import give_share, next_attempt, return_to_previous, roll_out, start
-from deployment.room import check_room
+from deployment.room import check_size, log_room
 from deployment.verification import reasons_logged, send_sample, show_sample
 from deployment.version_table import print_versions
 from failure import BadInput, Failure, report_errors
@@ -95,7 +95,7 @@ def deploy(options: argparse.Namespace) -> None:
     if options.canary:
         check_canary(before, options.model_name, version.name)
     has_namespace = validate_manifests(deployed.kubectl, settings, version.name)
-    check_room(deployed.kubectl, before, settings, version.name)
+    check_size(deployed.kubectl, settings)
 
     store.create_bucket()
     store.copy_shared(before.versions())
@@ -108,6 +108,7 @@ def deploy(options: argparse.Namespace) -> None:
 
     content = manifests.Content(version.name, manifests.credentials_name(settings, keys), record["uploaded"])
     service = manifests.inference_service(settings, next_attempt(before, settings, content))
+    log_room(deployed.kubectl, before, settings, service)
     if not options.wait:
         start(deployed, before, service, options.timeout)
         log_not_waiting(options, before)

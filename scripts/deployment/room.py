@@ -7,7 +7,7 @@ from typing import NamedTuple
 from deployment.deployed_service import ServiceState
 from deployment.diagnosis import revision_of
 from deployment.kubectl import Kubectl, KubectlFailed
-from deployment.manifests import VERSION_LABEL, KubernetesObject, ServiceSettings
+from deployment.manifests import KubernetesObject, ServiceSettings, signature
 from failure import BadInput
 
 SUFFIXES = {"m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
@@ -37,48 +37,57 @@ QUEUE_PROXY = Room(0.025, 0)
 STORAGE_INITIALIZER = Room(0.1, 100 * 2**20)
 
 
-def check_room(kubectl: Kubectl, state: ServiceState, settings: ServiceSettings, version: str) -> None:
-    """Log whether a version that has no pods yet fits beside what runs, and what happens if it does not.
-
-    Raises:
-        BadInput: a pod requests more than any node has.
-    """
+def check_size(kubectl: Kubectl, settings: ServiceSettings) -> None:
+    """Raises BadInput if a pod requests more than any node has."""
     try:
-        nodes = [node for node in kubectl.get_all("nodes") if is_schedulable(node)]
-        pods = kubectl.get_all("pods")
+        sizes = [room_of(node["status"].get("allocatable", {})) for node in schedulable_nodes(kubectl)]
     except KubectlFailed as error:
-        log.debug("Whether there is room for the new version is not known: %s", error)
+        log.debug("Whether a node can hold a pod of the new version is not known: %s", error)
         return
-    wanted = new_pods(settings)
-    sizes = [room_of(node["status"].get("allocatable", {})) for node in nodes]
-    if sizes and not any(size.holds(wanted[0]) for size in sizes):
+    pod = new_pods(settings)[0]
+    if sizes and not any(size.holds(pod) for size in sizes):
         raise BadInput(
-            f"a pod of the new version requests {wanted[0]}, more than any node has ({max(sizes)}): lower --cpu-request "
+            f"a pod of the new version requests {pod}, more than any node has ({max(sizes)}): lower --cpu-request "
             "or --memory-request"
         )
-    running = [pod["metadata"] for pod in state.pods if "deletionTimestamp" not in pod["metadata"]]
-    if version in {metadata.get("labels", {}).get(VERSION_LABEL) for metadata in running}:
+
+
+def log_room(kubectl: Kubectl, state: ServiceState, settings: ServiceSettings, service: KubernetesObject) -> None:
+    """Log whether the pods that a deployment creates fit beside what runs, and what happens if they do not.
+
+    Args:
+        state: before the deployment.
+        service: the InferenceService to apply. Its pods that run already, from an earlier attempt, are not created again.
+    """
+    digest = signature(next(iter(service["spec"].values())))
+    own = [pod for pod in state.pods if signature(pod) == digest and not is_ending(pod)]
+    wanted = new_pods(settings)[len(own) :]
+    if not wanted:
         return
-    idle = [pod for pod in state.pods if revision_of(pod) not in state.used_revisions()]
+    try:
+        nodes, pods = schedulable_nodes(kubectl), kubectl.get_all("pods")
+    except KubectlFailed as error:
+        log.debug("Whether there is room for the new pods is not known: %s", error)
+        return
+    others = [pod for pod in state.pods if pod not in own and not is_ending(pod)]
+    idle = [pod for pod in others if revision_of(pod) not in state.used_revisions()]
     idle_uids = {pod["metadata"]["uid"] for pod in idle}
-    without_idle = [pod for pod in pods if pod["metadata"]["uid"] not in idle_uids]
-    versions = sorted({state.version_of(str(revision_of(pod))) for pod in idle})
-    log_room(wanted, free_rooms(nodes, pods), free_rooms(nodes, without_idle), versions)
-
-
-def log_room(wanted: list[Room], left: list[Room], left_without_idle: list[Room], idle_versions: list[str]) -> None:
+    staying = [pod for pod in pods if not is_ending(pod)]
+    used = [pod for pod in staying if pod["metadata"]["uid"] not in idle_uids]
     total = Room(sum(pod.cpu for pod in wanted), sum(pod.memory for pod in wanted))
-    if fit(wanted, left):
-        log.info("Room: the new version requests %s and fits beside what runs", total)
-    elif idle_versions and fit(wanted, left_without_idle):
+    if fit(wanted, free_rooms(nodes, pods)):
+        log.info("Room: the new pods request %s and fit beside what runs", total)
+    elif fit(wanted, left := free_rooms(nodes, staying)):
+        log.info("Room: the new pods request %s and fit once pods that are ending have ended, within 70 s", total)
+    elif idle and fit(wanted, free_rooms(nodes, used)):
         log.warning(
-            "Room: the new version requests %s and does not fit beside what runs: %s, which gets no requests, will make "
+            "Room: the new pods request %s and do not fit beside what runs: %s, which gets no requests, will make "
             "way, so this takes up to four minutes longer, and a rollback has to start it again",
-            *(total, ", ".join(idle_versions)),
+            *(total, ", ".join(sorted({state.version_of(str(revision_of(pod))) for pod in idle}))),
         )
     else:
         log.warning(
-            "Room: the new version requests %s and does not fit beside what runs (left on the nodes: %s). It will wait "
+            "Room: the new pods request %s and do not fit beside what runs (left on the nodes: %s). They will wait "
             "for room; to make some, remove other services, or lower --cpu-request or --memory-request",
             *(total, "; ".join(map(str, left))),
         )
@@ -94,6 +103,14 @@ def new_pods(settings: ServiceSettings) -> list[Room]:
     )
     components = 1 if settings.collocate else 2
     return [pod] * components * settings.min_replicas
+
+
+def schedulable_nodes(kubectl: Kubectl) -> list[KubernetesObject]:
+    return [node for node in kubectl.get_all("nodes") if is_schedulable(node)]
+
+
+def is_ending(pod: KubernetesObject) -> bool:
+    return "deletionTimestamp" in pod["metadata"]
 
 
 def is_schedulable(node: KubernetesObject) -> bool:

@@ -1,9 +1,14 @@
 """Whether a new version fits on the nodes: the arithmetic of requests."""
 
+import logging
+from types import SimpleNamespace
+
 import pytest
 
 from deployment.arguments import parse_arguments, service_settings
-from deployment.room import Room, fit, free_rooms, is_schedulable, new_pods, quantity, requested_by
+from deployment.deployed_service import ServiceState
+from deployment.manifests import Content, inference_service
+from deployment.room import Room, fit, free_rooms, is_schedulable, log_room, new_pods, quantity, requested_by
 
 GIB = 2**30
 
@@ -71,3 +76,45 @@ def test_reserved_nodes_do_not_count():
     assert is_schedulable(node("a", "1")) and not is_schedulable(node("a", "1", unschedulable=True))
     assert not is_schedulable(node("a", "1", taints=[{"key": "gpu", "effect": "NoSchedule"}]))
     assert is_schedulable(node("a", "1", taints=[{"key": "gpu", "effect": "PreferNoSchedule"}]))
+
+
+SERVING, IDLE, NEW = "serving", "idle", "new"
+
+
+def own_pod(revision, ending=False):
+    """A pod of the service that requests 100m."""
+    metadata = {"uid": f"{revision} {ending}", "annotations": {"mlops-poc/spec-sha256": "another"}}
+    metadata["labels"] = {"serving.knative.dev/revision": revision}
+    if ending:
+        metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    return {"metadata": metadata, **pod("a", [{"cpu": "100m"}])}
+
+
+def room_line(caplog, cpus, pods):
+    """The line about a deployment of two new pods of 100m, on one node."""
+    service = inference_service(settings(), Content("v1", "credentials"))
+    for running in pods:
+        if running["metadata"]["labels"]["serving.knative.dev/revision"] == NEW:
+            running["metadata"]["annotations"] = service["spec"]["predictor"]["annotations"]
+    status = {"components": {"transformer": {"traffic": [{"revisionName": SERVING, "percent": 100}]}}}
+    revisions = {name: {"metadata": {"labels": {"app.kubernetes.io/version": f"v-{name}"}}} for name in (SERVING, IDLE)}
+    state = ServiceState({"spec": {"predictor": {}, "transformer": {}}, "status": status}, revisions, {}, pods)
+    found = {"nodes": [node("a", cpus)], "pods": pods}
+    caplog.set_level(logging.INFO)
+    caplog.clear()
+    log_room(SimpleNamespace(get_all=found.get), state, settings(), service)
+    return " ".join(caplog.messages)
+
+
+def test_the_line_about_room_counts_the_pods_to_create_and_neither_ending_nor_idle_ones_as_lasting(caplog):
+    serving, idle, ending = own_pod(SERVING), own_pod(IDLE), own_pod(IDLE, ending=True)
+    assert "request 200m CPU and 1024 MiB and fit beside what runs" in room_line(caplog, "300m", [serving])
+    assert "fit once pods that are ending have ended" in room_line(caplog, "300m", [serving, ending])
+    assert "v-idle, which gets no requests, will make way" in room_line(caplog, "300m", [serving, idle])
+    assert "left on the nodes: 100m CPU" in room_line(caplog, "200m", [serving, ending]), "it does not make way twice"
+
+
+def test_pods_that_an_earlier_attempt_created_are_not_created_again(caplog):
+    assert "request 100m CPU" in room_line(caplog, "300m", [own_pod(SERVING), own_pod(NEW)])
+    assert room_line(caplog, "300m", [own_pod(SERVING), own_pod(NEW), own_pod(NEW)]) == ""
+    assert "request 200m CPU" in room_line(caplog, "300m", [own_pod(SERVING), own_pod(NEW, ending=True)])
