@@ -129,6 +129,28 @@ def test_knative_serves_example_com_and_resolves_no_tags_of_docker_hub(manifests
     assert versions()["TRANSFORMER_REPOSITORY"].startswith("docker.io/")
 
 
+def test_only_the_gateway_knative_and_transformers_reach_the_activator(manifests):
+    [policy] = [
+        m for m in manifests if m["kind"] == "NetworkPolicy" and m["metadata"].get("namespace") == "knative-serving"
+    ]
+    [activator] = [m for m in workloads(manifests) if m["metadata"]["name"] == "activator"]
+    pods = activator["spec"]["template"]["metadata"]["labels"]
+    assert policy["spec"]["podSelector"]["matchLabels"].items() <= pods.items()
+    [rule] = policy["spec"]["ingress"]
+    platform, transformers = rule["from"]
+    [roles] = platform["namespaceSelector"]["matchExpressions"]
+    admitted = {
+        m["metadata"]["name"]
+        for m in manifests
+        if m["kind"] == "Namespace" and m["metadata"].get("labels", {}).get(roles["key"]) in roles["values"]
+    }
+    assert admitted == {"istio-system", "knative-serving"} and roles["operator"] == "In"
+    assert transformers["namespaceSelector"] == {} and transformers["podSelector"] == {
+        "matchLabels": {"component": "transformer"},
+        "matchExpressions": [{"key": "serving.kserve.io/inferenceservice", "operator": "Exists"}],
+    }
+
+
 def test_minio_has_the_services_of_the_readme(manifests):
     services = {
         m["metadata"]["name"]: m["spec"]
