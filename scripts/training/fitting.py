@@ -66,7 +66,7 @@ def fit_model(sample: Sample, settings: Settings, earlier: EarlierModel | None) 
     warn_of_empty_clusters(model, clusters)
     continuation = start_of_lineage(clusters)
     if earlier:
-        continuation = continue_numbers(earlier, assigned, model.labels_, clusters)
+        continuation = continue_numbers(earlier, assigned, similarities, model.labels_, clusters)
         model = renumber(model, continuation.numbers)
     pipeline = make_pipeline(sample.vectorizer, svd, Normalizer())
     return FittedModel(pipeline, model, vectors, continuation, similarity, baselines)

@@ -80,16 +80,20 @@ def surviving(earlier: EarlierModel, assigned: np.ndarray) -> list[int]:
     ]
 
 
-def continue_numbers(earlier: EarlierModel, assigned: np.ndarray, labels: np.ndarray, clusters: int) -> Continuation:
+def continue_numbers(
+    earlier: EarlierModel, assigned: np.ndarray, similarities: np.ndarray, labels: np.ndarray, clusters: int
+) -> Continuation:
     """Number new clusters after the ones that they continue.
 
     Args:
         assigned: the cluster numbers of the documents by the earlier model, -1 for none.
+        similarities: the cosines to the centroids of these.
         labels: the new clusters of the same documents, counted from 0.
         clusters: the number of new clusters.
     """
     overlap = overlap_of(earlier, assigned, labels, clusters)
-    partners = match(overlap, surviving(earlier, assigned))
+    of_typical = overlap_of(earlier, typical(earlier, assigned, similarities), labels, clusters)
+    partners = match(of_typical, surviving(earlier, assigned))
     next_number, numbers = next_free_number(earlier.summary), []
     for new in range(clusters):
         numbers.append(overlap.numbers[partners[new]] if new in partners else next_number)
@@ -100,6 +104,19 @@ def continue_numbers(earlier: EarlierModel, assigned: np.ndarray, labels: np.nda
     ]
     lineage = lineage_of(earlier, overlap, numbers, partners, next_number)
     return Continuation(numbers, inherited, lineage | {"unassigned": int(np.sum(assigned < 0))})
+
+
+def typical(earlier: EarlierModel, assigned: np.ndarray, similarities: np.ndarray) -> np.ndarray:
+    """The cluster numbers of the documents that represent the earlier clusters, -1 for the others.
+
+    Texts of a new topic are in an earlier cluster only because they have to be in one. Where they outnumber its own, the
+    new topic would take its number. A cluster is represented by the documents that are at least as similar to it as 95 %
+    of its training documents were, or by all if there are too few of these, because its topic has changed.
+    """
+    lowest = {cluster["cluster"]: cluster["similarity"].get("0.05", 0.0) for cluster in earlier.summary["clusters"]}
+    bounds = np.array([lowest.get(number, 0.0) for number in assigned.tolist()])
+    similar = np.where(similarities >= bounds, assigned, -1)
+    return np.where(np.isin(assigned, surviving(earlier, similar)), similar, assigned)
 
 
 def overlap_of(earlier: EarlierModel, assigned: np.ndarray, labels: np.ndarray, clusters: int) -> Overlap:

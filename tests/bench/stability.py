@@ -128,13 +128,13 @@ def train(part: Part, seed: int, earlier: EarlierModel | None = None, clusters: 
         svd, model, _, _ = fit_clusters(part.weights, clusters, LSA, True, seed, False, start)
     continuation = start_of_lineage(clusters)
     if earlier:
-        continuation = continue_numbers(earlier, assigned, model.labels_, clusters)
+        continuation = continue_numbers(earlier, assigned, similarities, model.labels_, clusters)
         model = renumber(model, continuation.numbers)
     summary = {
         "created": None,
         "dataset": {"documents": len(part.documents)},
         "clusters": [
-            {"cluster": number, "size": int(np.sum(model.labels_ == number)), "terms": []}
+            {"cluster": number, "size": int(np.sum(model.labels_ == number)), "terms": [], "similarity": {}}
             for number in continuation.numbers
         ],
         "lineage": continuation.lineage,

@@ -178,13 +178,20 @@ def test_placeholder_centroids_of_unused_numbers_are_never_nearest():
     assert model.labels_.tolist() == [numbers[cluster] for cluster in before]
 
 
-def continuation_of(old: list[int], new: list[int], next_number=None):
-    """The continuation of documents' old numbers by new clusters, and the description of each change."""
+def continuation_of(old: list[int], new: list[int], next_number=None, similarities=None):
+    """The continuation of documents' old numbers by new clusters, and the description of each change.
+
+    Args:
+        similarities: of the documents to their old clusters, whose training documents had at least 0.5.
+    """
     numbers, sizes = np.unique(old, return_counts=True)
-    clusters = [{"cluster": int(n), "size": int(size), "terms": [["word", 1.0]]} for n, size in zip(numbers, sizes)]
+    constant = {"terms": [["word", 1.0]], "similarity": {"0.05": 0.5}}
+    clusters = [{"cluster": int(n), "size": int(size), **constant} for n, size in zip(numbers, sizes)]
+    similarities = np.array(similarities or [0.9] * len(old))
     lineage = {"next_number": next_number, "versions": ["v0"]} if next_number else {}
     summary = {"created": "2026", "dataset": {"documents": len(old)}, "clusters": clusters, "lineage": lineage}
-    continuation = continue_numbers(EarlierModel("v1", summary, None, None), np.array(old), np.array(new), max(new) + 1)
+    earlier = EarlierModel("v1", summary, None, None)
+    continuation = continue_numbers(earlier, np.array(old), similarities, np.array(new), max(new) + 1)
     sizes = np.bincount(new)
     described = [
         {"cluster": number, "size": int(sizes[place]), "terms": [["word", 1.0]], **inherited}
@@ -206,6 +213,18 @@ def test_the_larger_part_of_a_split_cluster_keeps_its_number():
     continuation, what = continuation_of([0] * 10 + [1] * 10, [1] * 10 + [0] * 6 + [2] * 4)
     assert continuation.numbers == [1, 0, 2]
     assert what == {0: "stayed, kept 100%", 1: "shrank, kept 60%; lost to 2 (40%)", 2: "new, split from 1 (100% of it)"}
+
+
+def test_a_new_topic_that_outnumbers_an_earlier_cluster_does_not_take_its_number():
+    """The earlier model puts the 20 texts of a topic that it does not know into cluster 1, which has 5 of its own."""
+    old, new, far = [0] * 10 + [1] * 25, [0] * 10 + [1] * 5 + [2] * 20, [0.9] * 15 + [0.2] * 20
+    continuation, _ = continuation_of(old, new, similarities=far)
+    assert continuation.numbers == [0, 1, 2]
+
+
+def test_a_cluster_whose_documents_have_all_changed_keeps_its_number():
+    continuation, _ = continuation_of([0] * 10 + [1] * 10, [0] * 10 + [1] * 10, similarities=[0.9] * 10 + [0.2] * 10)
+    assert continuation.numbers == [0, 1]
 
 
 def test_merged_clusters_keep_the_number_of_the_larger():
