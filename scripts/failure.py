@@ -19,7 +19,12 @@ class BadInput(Failure):
     exit_code = 2
 
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+INTERRUPTED, TERMINATED = 130, 143  # 128 + SIGINT or SIGTERM, as shells report it
+
+
+def exit_on_termination() -> None:
+    """Make SIGTERM, with which Kubernetes ends a pod, leave the `with` blocks that clean up."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
 
 
 @contextlib.contextmanager

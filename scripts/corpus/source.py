@@ -79,7 +79,7 @@ class Source:
             yield from read_files(datasets, self.options, self.findings)
 
 
-def add_dataset_options(parser: argparse.ArgumentParser, **dataset: Any) -> None:
+def add_dataset_options(parser: argparse._ActionsContainer, **dataset: Any) -> None:
     """Add the options that say which documents are read, and how.
 
     Args:

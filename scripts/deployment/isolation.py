@@ -17,13 +17,18 @@ def isolate(kubectl: Kubectl, settings: ServiceSettings) -> None:
     Provisioning labels the namespaces of the platform. On another cluster, where the gateway or Prometheus may be
     anywhere, the policies would cut the service off.
     """
+    if is_prepared(kubectl):
+        kubectl.apply(*network_policies(settings))
+
+
+def is_prepared(kubectl: Kubectl) -> bool:
+    """Whether the namespaces that NetworkPolicies let in have their labels."""
     try:
         found = json.loads(kubectl.run("get", "namespaces", f"--selector={ROLE_LABEL}", "-o", "json"))["items"]
     except KubectlFailed as error:
         log.debug("No NetworkPolicies: %s", error)
-        return
+        return False
     roles = {namespace["metadata"]["labels"][ROLE_LABEL] for namespace in found}
-    if roles >= ROLES:
-        kubectl.apply(*network_policies(settings))
-    else:
+    if not roles >= ROLES:
         log.debug("No NetworkPolicies: no namespace has the label %s for %s", ROLE_LABEL, ", ".join(ROLES - roles))
+    return roles >= ROLES

@@ -22,51 +22,59 @@ from store.client import S3Bucket
 log = logging.getLogger(__name__)
 
 
-def service_keys(store: S3Bucket, model_name: str, current: Iterable[tuple[str, str]], share: bool) -> tuple[str, str]:
-    """The access key and secret key that the service reads the bucket with; its current ones if they work.
+def service_keys(
+    store: S3Bucket,
+    model_name: str,
+    current: Iterable[tuple[str, str]],
+    share: bool,
+    policy: dict[str, Any] | None = None,
+) -> tuple[str, str]:
+    """The access key and secret key that the service uses the bucket with; its current ones if they work.
 
     Args:
         current: the keys that the service's versions have.
         share: whether the service may get the deployer's keys if it cannot have a user of its own.
+        policy: what the user may do; by default, read the bucket.
 
     Raises:
         BadInput: it can have no user, and the deployer's keys may not be shared or would expire.
         Failure: the admin API cannot be reached or does not work.
     """
+    policy = policy or read_only(store.bucket)
     for keys in current:
         if is_service_user(keys, model_name) and store.can_read(*keys):
-            renew_policy(store, keys[0])
+            renew_policy(store, keys[0], policy)
             return keys
     user, secret = f"kserve-{model_name}-{secrets.token_hex(4)}", secrets.token_urlsafe(30)
-    refusal = create_user(store, user, secret)
+    refusal = create_user(store, user, secret, policy)
     if refusal is None:
-        log.info("Created store user %s, which can only read bucket %s", user, store.bucket)
+        log.info("Created store user %s, limited to bucket %s", user, store.bucket)
         return user, secret
     if store.keys.token:
         raise BadInput(f"{refusal}, and temporary AWS keys would expire in the service: use permanent keys")
     if not share:
         raise BadInput(
-            f"{refusal}, so the service cannot have a read-only user: --share-keys gives it your keys (access key "
+            f"{refusal}, so the service cannot have a user of its own: --share-keys gives it your keys (access key "
             f"{store.keys.access_key}), which should be able to read and write this bucket and nothing else"
         )
     log.warning("The service reads the store with your own keys (access key %s): %s", store.keys.access_key, refusal)
     return store.keys.access_key, store.keys.secret_key
 
 
-def renew_policy(store: S3Bucket, user: str) -> None:
+def renew_policy(store: S3Bucket, user: str, policy: dict[str, Any]) -> None:
     """Give a user of an earlier release today's policy, if the store lets these keys do it."""
     try:
-        minio_admin(store).policy_add(user, policy=read_only(store.bucket))
+        minio_admin(store).policy_add(user, policy=policy)
     except (MinioAdminException, urllib3.exceptions.HTTPError, ValueError) as error:
         log.debug("The policy of store user %s stays as it is: %s", user, error)
 
 
-def create_user(store: S3Bucket, user: str, secret: str) -> str | None:
-    """Create a user who can only read the bucket. Returns None, or the reason for which the store refuses."""
+def create_user(store: S3Bucket, user: str, secret: str, policy: dict[str, Any]) -> str | None:
+    """Create a user with a policy. Returns None, or the reason for which the store refuses."""
     try:
         admin = minio_admin(store)
         admin.account_info()  # read first: other S3 servers take the writes below for uploads
-        admin.policy_add(user, policy=read_only(store.bucket))
+        admin.policy_add(user, policy=policy)
         admin.user_add(user, secret)
         admin.policy_set(user, user=user)
     except MinioAdminException as error:
@@ -106,6 +114,20 @@ def read_only(bucket: str) -> dict[str, Any]:
             {"Effect": "Deny", "Action": ["admin:*"]},
         ],
     }
+
+
+def read_and_write(bucket: str, sources: Iterable[str]) -> dict[str, Any]:
+    """A policy that lets its user read and write one bucket, and read others."""
+    policy = read_only(bucket)
+    for source in sources:
+        policy["Statement"] += read_only(source)["Statement"][:2]
+    writes = {
+        "Effect": "Allow",
+        "Action": ["s3:PutObject", "s3:DeleteObject"],
+        "Resource": [f"arn:aws:s3:::{bucket}/*"],
+    }
+    policy["Statement"].append(writes)
+    return policy
 
 
 def minio_admin(store: S3Bucket) -> minio.MinioAdmin:

@@ -1,0 +1,62 @@
+"""Read the corpus of a retraining: the texts that are new, those that are held out, and the rest to train on."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from corpus.source import Source, source_of
+
+HELD_OUT = 5  # of the new texts, one in five is held out
+MOST_HELD_OUT = 2_000
+
+
+def new_texts(options: argparse.Namespace, trained: datetime) -> list[str]:
+    """The different texts of the last dataset; of recorded requests, those since the stable version was trained.
+
+    Args:
+        options: those of --dataset.
+
+    Raises:
+        CorpusError, StoreError: they cannot be read.
+    """
+    of_last = argparse.Namespace(**vars(options) | {"dataset": options.dataset[-1:], "since": None})
+    source = source_of(of_last)
+    texts = different_texts(source)
+    if not source.findings.has_records:
+        return texts
+    of_last.since = max(trained, options.since or trained)
+    return different_texts(source_of(of_last))
+
+
+def different_texts(source: Source) -> list[str]:
+    texts: dict[str, None] = {}
+    for batch in source.batches():
+        texts.update(dict.fromkeys(batch.documents))
+    return list(texts)
+
+
+def choose_held_out(texts: Sequence[str]) -> list[str]:
+    """One in five texts, at most 2,000, evenly spread over all."""
+    step = max(HELD_OUT, len(texts) // MOST_HELD_OUT)
+    return list(texts[::step])[:MOST_HELD_OUT]
+
+
+def write_training_corpus(source: Source, held_out: Sequence[str], path: Path) -> int:
+    """Write all documents, except those with a text that is held out, as JSON Lines. Returns their number.
+
+    Raises:
+        CorpusError, StoreError: they cannot be read.
+        OSError: the file cannot be written.
+    """
+    left_out, count = set(held_out), 0
+    with path.open("w", encoding="utf-8") as file:
+        for batch in source.batches():
+            for text, title, label in zip(batch.documents, batch.titles, batch.labels):
+                if text not in left_out:
+                    row = {"text": text, "title": title} | ({"label": label} if label else {})
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                    count += 1
+    source.findings.log(source.name)
+    return count

@@ -1,0 +1,238 @@
+"""retrain.py on a real S3 server, the real kubectl and the stub of the cluster, with real trainings.
+
+What Prometheus would answer is given; test_whole_loop.py asks a real one.
+"""
+
+import json
+import os
+import re
+import shutil
+from types import SimpleNamespace
+
+import pytest
+
+import retrain as program
+from deployment.gateway import Gateway
+from prometheus import Prometheus
+from retraining import canary as canary_module
+from retraining import decision
+from retraining.analysis import Figures
+from retraining.canary import Watch
+from store.client import StoreError
+from store.model_store import ModelStore
+from support.deployment import succeeded, traffic, version
+from support.retraining import decided, run_retrain, service_options
+from support.services import run_training
+from support.topics import KEPT, corpus_of
+
+GOOD = Figures(100, 0, 0.02, {})
+DRIFTED = {"TextsHaveDrifted (3m)": 0.31}
+
+
+class Killed(BaseException):
+    """What ends a process at once, as far as this process can play it."""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The corpus of today, a model of yesterday's, and what retrain.py makes of both."""
+    folder = tmp_path_factory.mktemp("trained")
+    before = corpus_of(folder / "before.jsonl", *KEPT)
+    today = corpus_of(folder / "today.jsonl", *KEPT, "music", seed=1)
+    for name, options in {
+        "stable": ("--dataset", before, "--clusters", 3),
+        "candidate": ("--dataset", today, "--clusters", 4, "--like", folder / "stable"),
+    }.items():
+        run = run_training(*options, "--lsa", "20", "--output-dir", folder / name)
+        assert run.returncode == 0, run.stderr
+    return SimpleNamespace(corpus=today, stable=folder / "stable", candidate=folder / "candidate")
+
+
+@pytest.fixture
+def alerts(monkeypatch):
+    """The drift alerts that fire."""
+    firing = dict(DRIFTED)
+    monkeypatch.setattr(Prometheus, "drift_alerts", lambda *_: firing)
+    monkeypatch.setattr(Prometheus, "query", lambda *_: [({}, 1.0)])
+    monkeypatch.setattr(canary_module, "fetch_figures", lambda *_: [GOOD, GOOD])
+    return firing
+
+
+@pytest.fixture
+def retrain(deploy, cluster, kserve, store, trained, alerts, tmp_path, monkeypatch):
+    """Run retrain.py's main in this process on the service that is deployed here: retrain(*options)."""
+    keys = {"AWS_ACCESS_KEY_ID": store.keys[0], "AWS_SECRET_ACCESS_KEY": store.keys[1]}
+    for name, value in (keys | {"KUBECONFIG": str(cluster.kubeconfig), "HOME": str(tmp_path)}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(program, "Watch", lambda duration: Watch(duration, duration / 2))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def run(*options):
+        arguments = service_options(cluster, store, kserve.ingress)
+        arguments += ["--dataset", trained.corpus, "--min-new", 20, "--min-documents", 5, "--analyse", "0.1s"]
+        return run_retrain(*arguments, *options)
+
+    run.stable = version(succeeded(deploy(trained.stable, ingress=kserve.ingress)))
+    return run
+
+
+@pytest.fixture
+def with_candidate(monkeypatch, trained):
+    """Replace the training, which takes seconds, by its result."""
+    monkeypatch.setattr(program, "train", lambda _, folder, *__: shutil.copytree(trained.candidate, folder))
+
+
+def decisions(store, cluster) -> list[dict]:
+    keys = [key for key in store.list() if key.endswith("/decision.json")]
+    return [json.loads(store.s3.get_object(Bucket=store.bucket, Key=key)["Body"].read()) for key in keys]
+
+
+def test_drift_leads_to_a_promoted_version_with_a_new_number_and_the_old_ones(retrain, cluster, store, tmp_path):
+    promoted = re.fullmatch(r"promoted (v\w{12}): 2 of 2 measurements passed", decided(retrain()))[1]
+    assert traffic(cluster) == {promoted: 100}
+    key = f"{cluster.namespace}/textclustering/{promoted}/transformer/clusters.json"
+    summary = json.loads(store.s3.get_object(Bucket=store.bucket, Key=key)["Body"].read())
+    assert [cluster["cluster"] for cluster in summary["clusters"]] == [0, 1, 2, 3]
+    assert summary["lineage"]["versions"] == [retrain.stable] and list(summary["lineage"]["new"]) == ["3"]
+
+    [kept] = decisions(store, cluster)
+    inputs = kept["details"]["inputs"]
+    assert inputs["new"] == 160 == inputs["documents"] + inputs["held_out"] and inputs["held_out"] == 32
+    assert kept["details"]["gate"]["figures"]["agreement"] == 1
+    assert retrain("--history").out.splitlines()[1].split()[2:4] == [promoted, "promoted"]
+    assert "but the last decision (promoted" in decided(retrain()), "one retraining a day"
+    assert not [name for name in os.listdir(tmp_path) if name.startswith("tmp")], "no temporary files"
+
+
+def test_the_candidate_is_deployed_with_the_settings_of_the_stable_version(
+    retrain, deploy, cluster, kserve, trained, with_candidate
+):
+    options = ("--cpu-limit", "2", "--max-replicas", "5", "--image-pull-secret", "registry")
+    succeeded(deploy(trained.stable, *options, ingress=kserve.ingress))
+    before = cluster.get("inferenceservice", "textclustering")["spec"]["transformer"]
+    assert decided(retrain()).startswith("promoted")
+    after = cluster.get("inferenceservice", "textclustering")["spec"]["transformer"]
+    for name in ("minReplicas", "maxReplicas", "serviceAccountName"):
+        assert after[name] == before[name]
+    assert after["containers"][0]["resources"] == before["containers"][0]["resources"]
+
+
+@pytest.mark.parametrize(
+    ("options", "firing", "reason"),
+    [
+        ((), {}, "none: no drift alert fires for"),
+        (("--when", "30d"), DRIFTED, "is 0.0 days old"),
+        (("--min-new", 161), DRIFTED, "but there are 160 different new texts, and --min-new is 161"),
+    ],
+)
+def test_nothing_is_trained_without_a_reason_or_without_enough_new_texts(
+    retrain, alerts, monkeypatch, store, cluster, options, firing, reason
+):
+    alerts.clear()
+    alerts.update(firing)
+    monkeypatch.setattr(program, "train", lambda *_: pytest.fail("trained"))
+    assert reason in decided(retrain(*options))
+    assert not decisions(store, cluster) and traffic(cluster) == {retrain.stable: 100}
+
+
+def test_one_text_repeated_ten_thousand_times_is_one_new_text(retrain, tmp_path):
+    corpus = tmp_path / "repeated.jsonl"
+    corpus.write_text('{"text": "the same text"}\n' * 10_000)
+    assert "but there are 1 different new texts" in decided(retrain("--dataset", corpus))
+
+
+def test_a_corpus_in_another_language_loses_the_numbers_and_is_rejected(retrain, trained, cluster, tmp_path):
+    corpus = tmp_path / "other.jsonl"
+    texts = [json.loads(line)["text"] for line in trained.corpus.read_text().splitlines()]
+    corpus.write_text(
+        "".join(json.dumps({"text": " ".join(f"x{word}" for word in text.split())}) + "\n" for text in texts)
+    )
+    message = decided(retrain("--dataset", corpus))
+    assert message.startswith("rejected v") and "it keeps 0.0% of the cluster numbers" in message
+    assert traffic(cluster) == {retrain.stable: 100}
+
+
+def test_a_candidate_that_the_gate_rejects_is_not_deployed(retrain, cluster, store, with_candidate):
+    message = decided(retrain("--min-similarity", 1))
+    assert message.startswith("rejected v") and "the median similarity is" in message
+    assert traffic(cluster) == {retrain.stable: 100}
+    [kept] = decisions(store, cluster)
+    assert kept["verdict"] == "rejected" and kept["details"]["gate"]["limits"]["min_similarity"] == 1
+    assert len([key for key in store.list() if kept["version"] in key]) == 1, "its files are not in the store"
+
+
+def test_a_corpus_that_cannot_be_clustered_is_a_decision_and_is_not_tried_every_quarter_of_an_hour(retrain, tmp_path):
+    corpus = tmp_path / "noise.jsonl"
+    corpus.write_text("".join(json.dumps({"text": "!? " * number}) + "\n" for number in range(1, 60)))
+    assert decided(retrain("--dataset", corpus)).startswith("failed none-")
+    assert "but the last decision (failed" in decided(retrain("--dataset", corpus))
+
+
+STEPS = {
+    "training": (program, "train"),
+    "upload": (ModelStore, "upload"),
+    "smoke test": (Gateway, "smoke_test"),
+    "analysis": (canary_module, "fetch_figures"),
+    "record": (decision, "write"),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_run_that_was_killed_is_continued_or_cleaned_up_by_the_next(
+    retrain, cluster, store, with_candidate, monkeypatch, step
+):
+    with monkeypatch.context() as patch:
+        place, name = STEPS[step]
+        original = getattr(place, name)
+
+        def kill(*arguments):
+            if step == "record" and arguments[1].verdict == "in progress":
+                return original(*arguments)
+            raise Killed
+
+        patch.setattr(place, name, kill)
+        with pytest.raises(Killed):
+            retrain()
+    served = traffic(cluster)
+    assert retrain.stable in served or step == "record"
+    done = retrain()
+    assert done.code == 0, done.err
+    [kept] = decisions(store, cluster)
+    assert kept["verdict"] == "promoted" and traffic(cluster) == {kept["version"]: 100}
+    assert len([key for key in store.list() if key.endswith("/model.joblib")]) == 2
+
+
+@pytest.mark.parametrize("step", ["upload", "record"])
+def test_a_store_that_is_down_ends_the_run_and_the_next_one_continues(
+    retrain, cluster, store, with_candidate, monkeypatch, step
+):
+    with monkeypatch.context() as patch:
+        place, name = STEPS[step]
+
+        def fail(*_):
+            raise StoreError("the store cannot be reached")
+
+        patch.setattr(place, name, fail)
+        done = retrain()
+    assert done.code == 1 and "the store cannot be reached" in done.err.splitlines()[-1]
+    assert traffic(cluster) == {retrain.stable: 100}
+    assert decided(retrain()).startswith("promoted")
+
+
+def test_a_canary_of_a_person_is_left_alone(retrain, deploy, cluster, kserve, trained, with_candidate):
+    canary = version(succeeded(deploy(trained.candidate, "--canary", "30", ingress=kserve.ingress)))
+    assert decided(retrain()) == "none: a canary that somebody has deployed is in progress"
+    assert traffic(cluster) == {retrain.stable: 70, canary: 30}
+
+
+def test_an_undecided_canary_waits_for_a_person_whose_decision_is_recorded(
+    retrain, deploy, cluster, kserve, store, trained, with_candidate, monkeypatch
+):
+    monkeypatch.setattr(canary_module, "fetch_figures", lambda *_: [GOOD._replace(requests=3), GOOD])
+    message = decided(retrain())
+    assert message.startswith("inconclusive") and "3 requests of the canary" in message
+    assert "waits for a person" in decided(retrain())
+    succeeded(deploy(trained.candidate, "--rollback", ingress=kserve.ingress))
+    assert "but the last decision (rolled back" in decided(retrain())
+    [kept] = decisions(store, cluster)
+    assert kept["verdict"] == "rolled back" and "a person" in kept["reason"]
