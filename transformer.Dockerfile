@@ -1,5 +1,7 @@
-# Image of the InferenceService's transformer:
-#   docker build -t sklearn-transformer -f transformer.Dockerfile .
+# Two images. That of the InferenceService's transformer:
+#   docker build -t sklearn-transformer --target transformer -f transformer.Dockerfile .
+# and that of retrain.py, which needs kubectl in the folder:
+#   cp "$(command -v kubectl)" . && docker build -t retraining --target retraining -f transformer.Dockerfile .
 # The base image is that of KServe's predictor (python/sklearn.Dockerfile), so that both unpickle with the same Python.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
@@ -21,7 +23,7 @@ COPY scripts/failure.py scripts/
 COPY scripts/model scripts/model
 RUN /venv/bin/python transformer.py --help >/dev/null
 
-FROM ${BASE_IMAGE}
+FROM ${BASE_IMAGE} AS transformer
 COPY --from=builder /venv /venv
 COPY --from=builder /app/transformer.py /app/
 COPY --from=builder /app/serving /app/serving
@@ -31,3 +33,32 @@ USER 1000
 EXPOSE 8080 8081
 # Clients of a pod are outside it. KServe appends its own arguments.
 ENTRYPOINT ["/venv/bin/python", "/app/transformer.py", "--host", "::"]
+
+FROM ${BASE_IMAGE} AS retraining-builder
+WORKDIR /app
+COPY scripts/requirements.txt scripts/
+RUN python -m venv /venv \
+ && /venv/bin/pip install --no-cache-dir --no-compile --prefer-binary -r scripts/requirements.txt \
+ && /venv/bin/pip uninstall --yes --quiet pip setuptools \
+ && find /venv -type d -name tests -prune -exec rm -r {} +
+COPY scripts/command_line.py scripts/failure.py scripts/prometheus.py scripts/
+COPY scripts/deploy_service.py scripts/retrain.py scripts/text_clustering.py scripts/
+COPY scripts/assignment scripts/assignment
+COPY scripts/corpus scripts/corpus
+COPY scripts/deployment scripts/deployment
+COPY scripts/model scripts/model
+COPY scripts/retraining scripts/retraining
+COPY scripts/store scripts/store
+COPY scripts/training scripts/training
+RUN for program in retrain text_clustering; do /venv/bin/python scripts/$program.py --help >/dev/null; done
+
+FROM ${BASE_IMAGE} AS retraining
+COPY --from=retraining-builder /venv /venv
+COPY --from=retraining-builder /app /app
+COPY kubectl /usr/local/bin/kubectl
+ENV KUBECONFIG=/app/scripts/retraining/kubeconfig.yaml
+USER 1000
+ENTRYPOINT ["/venv/bin/python", "/app/scripts/retrain.py"]
+
+# What a build without --target makes.
+FROM transformer

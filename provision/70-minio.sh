@@ -119,7 +119,7 @@ spec:
   - {name: http-console, port: 9090, targetPort: 9090, nodePort: 30200}
 MANIFEST
 
-# Only pods of services (their storage initializers), Prometheus and MinIO's operator reach MinIO, and, through HAProxy,
+# Only pods of services (their storage initializers), retrainings, Prometheus and MinIO's operator reach MinIO, and, through HAProxy,
 # this machine. kindnet, Kind's network plugin, checks policies before the source address is translated, so HAProxy's
 # requests come from this machine's address in the Kind network.
 host=$(kind_gateway)
@@ -138,6 +138,8 @@ spec:
     from:
     - namespaceSelector: {}
       podSelector: {matchExpressions: [{key: serving.kserve.io/inferenceservice, operator: Exists}]}
+    - namespaceSelector: {}
+      podSelector: {matchExpressions: [{key: mlops-poc/retraining, operator: Exists}]}
     - namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}
       podSelector: {matchLabels: {app: prometheus}}
     - namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: minio-operator}}

@@ -58,19 +58,29 @@ mirror_image() {
   save_image "$name" "$archive"
 }
 
-# Prints the reference of the transformer's image. Its tag is a hash of everything that the image is built from, so that
-# an updated project never runs an image of an earlier one.
-transformer_image() {
+# Prints the references of the images that are built here. Their tags are hashes of everything that they are built from,
+# so that an updated project never runs an image of an earlier one.
+transformer_image() { echo "$TRANSFORMER_REPOSITORY:$(hash_of_sources builder transformer)"; }
+retraining_image() { echo "$RETRAINING_REPOSITORY:$(hash_of_sources retraining-builder retraining)"; }
+
+hash_of_sources() { # hash_of_sources STAGE…
   local sources hash
-  mapfile -t sources < <(sed -n 's/^COPY \([^-].*\) [^ ]*$/\1/p' "$REPOSITORY/transformer.Dockerfile" | tr ' ' '\n')
+  mapfile -t sources < <(sources_of "$@")
   hash=$(
     cd "$REPOSITORY" || exit
     {
-      echo "$PYTHON_IMAGE"
+      echo "$PYTHON_IMAGE $KUBECTL_VERSION"
       find transformer.Dockerfile "${sources[@]}" -type f -not -path '*/__pycache__/*' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
     } | sha256sum
   )
-  echo "$TRANSFORMER_REPOSITORY:${hash:0:12}"
+  echo "${hash:0:12}"
+}
+
+# Prints the files and folders of the repository that stages of transformer.Dockerfile copy. kubectl is not one of them.
+sources_of() { # sources_of STAGE…
+  awk -v stages=" $* " '$1 == "FROM" { stage = $4 }
+    $1 == "COPY" && $2 !~ /^--/ && index(stages, " " stage " ") { for (i = 2; i < NF; i++) if ($i != "kubectl") print $i }' \
+    "$REPOSITORY/transformer.Dockerfile"
 }
 
 pull_into_docker() { docker image inspect "$1" &>/dev/null || MODE=run run_pull docker pull --quiet "$1" || fail "cannot pull $1"; }

@@ -182,6 +182,7 @@ def test_only_services_prometheus_the_operator_and_this_machine_reach_minio(mani
 
     service, stranger = {"serving.kserve.io/inferenceservice": "textclustering"}, {"app": "stranger"}
     assert allows(9000, "kserve-textclustering", service) and allows(9000, "minio-operator", {"name": "operator"})
+    assert allows(9000, "kserve-textclustering", {"mlops-poc/retraining": "textclustering"})
     assert allows(9000, "monitoring", {"app": "prometheus"}) and not allows(9000, "monitoring", stranger)
     assert not allows(9000, "kserve-textclustering", stranger) and not allows(9000, "tenant-tiny", stranger)
     assert not allows(9090, "kserve-textclustering", service)
