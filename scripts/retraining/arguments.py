@@ -15,7 +15,7 @@ from retraining.trigger import DRIFTED, when
 LIMITS = {
     "max_unknown": "share of the texts without an in-vocabulary term, at most",
     "max_unknown_rise": "its rise above that of the stable version, at most",
-    "min_similarity": "median similarity to the centroid, at least",
+    "min_median_similarity": "median similarity to the centroid, at least",
     "max_similarity_drop": "its drop below that of the stable version, at most",
     "min_agreement": "share of the texts that keep their cluster number, at least",
     "min_kept": "share of the cluster numbers that are kept, at least",

@@ -19,7 +19,7 @@ PASSED = "passed"
 class Limits(NamedTuple):
     max_unknown: float = 0.2  # share of the texts without an in-vocabulary term
     max_unknown_rise: float = 0.02
-    min_similarity: float = 0.5  # median
+    min_median_similarity: float = 0.5  # median
     max_similarity_drop: float = 0.05
     min_agreement: float = 0.8
     min_kept: float = 0.8
@@ -79,8 +79,8 @@ def judge(figures: Figures, limits: Limits) -> Report:
         f"{unknown:.1%} of the texts have no in-vocabulary term, {unknown_before:.1%} in the stable version": (
             unknown > unknown_before + limits.max_unknown_rise
         ),
-        f"the median similarity is {similarity:.3f} (limit {limits.min_similarity:.3f})": (
-            similarity < limits.min_similarity
+        f"the median similarity is {similarity:.3f} (limit {limits.min_median_similarity:.3f})": (
+            similarity < limits.min_median_similarity
         ),
         f"the median similarity is {similarity:.3f}, and {similarity_before:.3f} in the stable version": (
             similarity < similarity_before - limits.max_similarity_drop

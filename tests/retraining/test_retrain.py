@@ -153,11 +153,11 @@ def test_a_corpus_in_another_language_loses_the_numbers_and_is_rejected(retrain,
 
 
 def test_a_candidate_that_the_gate_rejects_is_not_deployed(retrain, cluster, store, with_candidate):
-    message = decided(retrain("--min-similarity", 1))
+    message = decided(retrain("--min-median-similarity", 1))
     assert message.startswith("rejected v") and "the median similarity is" in message
     assert traffic(cluster) == {retrain.stable: 100}
     [kept] = decisions(store, cluster)
-    assert kept["verdict"] == "rejected" and kept["details"]["gate"]["limits"]["min_similarity"] == 1
+    assert kept["verdict"] == "rejected" and kept["details"]["gate"]["limits"]["min_median_similarity"] == 1
     assert len([key for key in store.list() if kept["version"] in key]) == 1, "its files are not in the store"
 
 
