@@ -50,10 +50,7 @@ from retraining.training import NoCandidate, train
 from retraining.trigger import find_brake, find_trigger
 from store.client import check_authority
 from store.model_store import read_version
-from store.service_user import delete_service_users, read_and_write, service_keys
 from training.earlier_model import load_earlier_model
-
-CORPUS_FILE = "corpus.jsonl"
 
 log = logging.getLogger("retrain")
 
@@ -68,14 +65,11 @@ def main(argv: list[str] | None = None) -> None:
         check_names(vars(options))
         if options.store_ca:
             check_authority(options.store_ca)
-        if options.history:
-            print_history(options)
-        elif options.schedule:
+        if options.schedule:
             start_schedule(options, sys.argv[1:] if argv is None else argv)
-        elif options.unschedule:
-            end_schedule(options)
         else:
-            run(options)
+            action = end_schedule if options.unschedule else print_history if options.history else run
+            action(options)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -128,16 +122,17 @@ def retrain(options: argparse.Namespace, trial: Trial) -> Decision | str:
 
     with tempfile.TemporaryDirectory() as name:
         folder, held_out = Path(name), choose_held_out(new)
-        documents = write_training_corpus(source_of(options), held_out, folder / CORPUS_FILE)
+        documents = write_training_corpus(source_of(options), held_out, folder / "corpus.jsonl")
         inputs = {"dataset": options.dataset, "documents": documents, "new": len(new), "held_out": len(held_out)}
         log.info("Training a successor of %s on %d documents: %s", stable, documents, reason)
         download(store, stable, folder / "stable")
         try:
-            train(folder / CORPUS_FILE, folder / "candidate", folder / "stable", options.clusters)
+            train(folder / "corpus.jsonl", folder / "candidate", folder / "stable", options.clusters)
         except NoCandidate as error:
             started = decision.start(decision.without_version(), stable, reason, inputs=inputs)
             return conclude(trial, started, FAILED, str(error))
-        started = decision.start(version_in(folder / "candidate"), stable, reason, inputs=inputs)
+        version_name = read_version(*files_in(folder / "candidate").values()).name
+        started = decision.start(version_name, stable, reason, inputs=inputs)
         return check_and_try(options, trial, started, folder, held_out)
 
 
@@ -158,9 +153,8 @@ def check_and_try(
 
 def try_candidate(options: argparse.Namespace, trial: Trial, started: Decision, folder: Path) -> Decision:
     """Deploy the files of a folder as a canary, with the settings of the stable version, and decide about it."""
-    files = {"model_path": folder / MODEL_FILE, "transformer_path": folder / TRANSFORMER_FILE}
     settings = settings_of(trial.deployed, trial.deployed.fetch())
-    deployment = argparse.Namespace(**vars(options) | settings | files | {"dry_run": False, "wait": True})
+    deployment = argparse.Namespace(**vars(options) | settings | files_in(folder) | {"dry_run": False, "wait": True})
     trial.lock.check()
     return try_canary(trial, started, lambda: deploy_service.deploy(deployment))
 
@@ -173,8 +167,8 @@ def conclude(trial: Trial, started: Decision, verdict: str, reason: str) -> Deci
     return decided
 
 
-def version_in(folder: Path) -> str:
-    return read_version(folder / MODEL_FILE, folder / TRANSFORMER_FILE).name
+def files_in(folder: Path) -> dict[str, Path]:
+    return {"model_path": folder / MODEL_FILE, "transformer_path": folder / TRANSFORMER_FILE}
 
 
 def start_schedule(options: argparse.Namespace, argv: list[str]) -> None:
@@ -185,28 +179,20 @@ def start_schedule(options: argparse.Namespace, argv: list[str]) -> None:
         return
     deployed, store = deploy_service.service_of(options), deploy_service.store_of(options)
     owner = deploy_service.require_serving(deployed).service
+    keys = schedule.keys(deployed.kubectl, store, settings, options.dataset, options.share_keys)
     settings = settings._replace(isolated=is_prepared(deployed.kubectl))
-    policy = read_and_write(store.bucket, schedule.buckets(options.dataset))
-    current = schedule.keys(deployed.kubectl, settings.name)
-    keys = service_keys(store, settings.name, current, options.share_keys, policy)
     deployed.kubectl.apply(*schedule.objects(settings, keys, owner))
     log.info("To run it now: kubectl create job -n %s --from=cronjob/%s now", settings.namespace, settings.name)
     log.info("Its log: kubectl logs -n %s -l %s=%s --tail=-1", settings.namespace, schedule.LABEL, settings.service)
 
 
 def end_schedule(options: argparse.Namespace) -> None:
-    kubectl, name = Kubectl(options.namespace, options.context), f"{options.model_name}-retraining"
-    delete_service_users(deploy_service.store_of(options), name, schedule.keys(kubectl, name))
-    for line in schedule.remove(kubectl, options.model_name).splitlines():
-        log.info("kubectl: %s", line)
+    kubectl = Kubectl(options.namespace, options.context)
+    schedule.remove(kubectl, deploy_service.store_of(options), options.model_name)
 
 
 def print_history(options: argparse.Namespace) -> None:
-    decisions = decision.read_all(deploy_service.store_of(options))
-    if decisions:
-        decision.print_all(decisions)
-    else:
-        log.info("No decision about %s yet", options.model_name)
+    decision.print_all(decision.read_all(deploy_service.store_of(options)))
 
 
 if __name__ == "__main__":

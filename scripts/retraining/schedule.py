@@ -5,6 +5,7 @@ which are the keys that the service reads the store with.
 """
 
 import base64
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -12,6 +13,8 @@ from typing import Any, NamedTuple
 from deployment.deployed_service import keys_in
 from deployment.kubectl import Kubectl
 from deployment.manifests import KubernetesObject, dump, namespaces, owner_reference
+from store.client import S3Bucket
+from store.service_user import delete_service_users, read_and_write, service_keys
 
 LABEL = "mlops-poc/retraining"  # with the name of the service; provision/70-minio.sh lets these pods reach MinIO
 KINDS = "cronjob,networkpolicy,secret,configmap,rolebinding,role,serviceaccount"
@@ -21,6 +24,8 @@ LOWEST_PRIORITY = -1_000  # the pods of services have 0
 RESOURCES = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": "1", "memory": "2Gi"}}
 LONGEST_RUN = 7_200  # seconds
 LATEST_START = 300
+
+log = logging.getLogger(__name__)
 
 
 class Schedule(NamedTuple):
@@ -65,15 +70,27 @@ def objects(
     return [priority_class(schedule), *built]
 
 
-def keys(kubectl: Kubectl, name: str) -> list[tuple[str, str]]:
+def keys(
+    kubectl: Kubectl, store: S3Bucket, schedule: Schedule, datasets: Sequence[str], share: bool
+) -> tuple[str, str]:
+    """The access key and secret key of a store user for the runs.
+
+    Args:
+        datasets: whose buckets it may read.
+        share: whether the runs may get the user's own keys if the store cannot create a user.
+
+    Raises:
+        BadInput, Failure: as service_keys.
+    """
+    buckets = sorted({name.split("/")[2] for name in datasets if name.startswith("s3://")})
+    current = current_keys(kubectl, schedule.name)
+    return service_keys(store, schedule.name, current, share, read_and_write(store.bucket, buckets))
+
+
+def current_keys(kubectl: Kubectl, name: str) -> list[tuple[str, str]]:
     """The keys in the Secret of a schedule; none before there is one."""
     found = keys_in(kubectl.get("secret", name) or {})
     return [found] if found else []
-
-
-def buckets(datasets: Sequence[str]) -> list[str]:
-    """The buckets that datasets are in."""
-    return sorted({name.split("/")[2] for name in datasets if name.startswith("s3://")})
 
 
 def masked_yaml(schedule: Schedule) -> str:
@@ -81,13 +98,16 @@ def masked_yaml(schedule: Schedule) -> str:
     return "# The Secret also has AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.\n" + dump(*objects(schedule))
 
 
-def remove(kubectl: Kubectl, service: str) -> str:
-    """Delete all objects of a schedule, and the Jobs and pods with them. Returns what kubectl reports."""
+def remove(kubectl: Kubectl, store: S3Bucket, service: str) -> None:
+    """Delete the store user and all objects of a schedule, and the Jobs and pods with them."""
+    name = f"{service}-retraining"
+    delete_service_users(store, name, current_keys(kubectl, name))
     selector = f"--selector={LABEL}={service}"
     options = ("--ignore-not-found", "--wait=false")
     output = kubectl.run("delete", KINDS, selector, "-n", kubectl.namespace, *options)
-    name = priority_class_name(kubectl.namespace, service)
-    return output + kubectl.run("delete", "priorityclass", name, *options)
+    output += kubectl.run("delete", "priorityclass", priority_class_name(kubectl.namespace, service), *options)
+    for line in output.splitlines():
+        log.info("kubectl: %s", line)
 
 
 def metadata(schedule: Schedule) -> KubernetesObject:

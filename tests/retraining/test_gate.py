@@ -1,5 +1,6 @@
 """How figures on held-out texts decide whether a candidate is tried, and what triggers and brakes a training."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
@@ -7,9 +8,12 @@ import pytest
 
 from prometheus import Version
 from retraining import decision
-from retraining.gate import Figures, Limits, judge
+from retraining.gate import Figures, Limits, judge, measure
 from retraining.split import choose_held_out
 from retraining.trigger import find_brake, find_trigger, when
+from support.services import run_training
+from support.topics import KEPT, corpus_of
+from training.earlier_model import load_earlier_model
 
 GOOD = Figures(200, (0.01, 0.02), (0.9, 0.9), 190, 0.97, 1.0)
 NOW = datetime(2026, 11, 29, 22, tzinfo=UTC)
@@ -73,3 +77,19 @@ def test_the_last_decision_brakes_also_if_a_clock_is_off_by_an_hour(hours, brake
     made = made._replace(time=(NOW - timedelta(hours=hours)).isoformat())
     assert bool(find_brake([made], 24 * 3_600, NOW)) == brakes
     assert not find_brake([], 24 * 3_600, NOW)
+
+
+def test_a_corpus_in_another_language_has_none_of_the_numbers_and_is_rejected(tmp_path):
+    corpora = {
+        name: corpus_of(tmp_path / f"{name}.jsonl", *KEPT, seed=seed) for seed, name in enumerate(("old", "new"))
+    }
+    texts = [json.loads(line)["text"] for line in corpora["new"].read_text().splitlines()]
+    foreign = [" ".join(f"x{word}" for word in text.split()) for text in texts]
+    corpora["new"].write_text("".join(json.dumps({"text": text}) + "\n" for text in foreign))
+    for name, like in (("old", ()), ("new", ("--like", tmp_path / "old"))):
+        options = ("--dataset", corpora[name], "--clusters", 3, "--lsa", 20, "--output-dir", tmp_path / name)
+        assert run_training(*options, *like).returncode == 0
+    old, new = (load_earlier_model(tmp_path / name) for name in ("old", "new"))
+    report = judge(measure(new, old, foreign), Limits())
+    assert report.verdict == "rejected" and "it keeps 0.0% of the cluster numbers" in report.reason
+    assert judge(measure(old, old, texts), Limits()).verdict == "passed"

@@ -141,7 +141,7 @@ def test_a_new_topic_is_noticed_learned_and_served_without_a_person(
         "HOME": str(tmp_path),
     }.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(program, "Watch", lambda duration: Watch(duration, 4, Limits(requests=20)))
+    monkeypatch.setattr(program, "Watch", lambda duration: Watch(duration, 4, Limits(requests=3)))
 
     with stub_kserve(cluster, tmp_path, serve=True) as stub:
         stable = version(succeeded(deploy(model, ingress=stub.ingress, timeout=240)))
