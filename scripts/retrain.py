@@ -7,12 +7,10 @@
     ... --history         print the decisions
     ... --schedule "*/15 * * * *" --image $(cat ~/retraining-image)   run on the cluster; --unschedule ends it
 
-One run takes at most one decision, logs it with its reason in one line, and keeps it in the store as decision.json beside
-the version. It can be repeated and killed at any time: what a run leaves unfinished, the next one continues or cleans up.
-Its steps are in retraining/.
+A run takes at most one decision, logs it with its reason in one line, and keeps it in the store beside the version. It can
+be repeated and killed at any time: the next one continues it or cleans up. The steps are in retraining/.
 
-Exit status: 0 decided, or nothing to do; 1 the store, the cluster or Prometheus failed, or another run is deciding; 2 bad
-input; 130 interrupted.
+Exit status: 0 decided, or nothing to do; 1 a part failed, or another run is deciding; 2 bad input; 130 interrupted.
 """
 
 import argparse
@@ -30,6 +28,7 @@ if __name__ == "__main__":
 import coloredlogs
 
 import deploy_service
+from corpus.documents import CorpusError
 from corpus.source import source_of
 from deployment.isolation import is_prepared
 from deployment.kubectl import Kubectl
@@ -75,6 +74,7 @@ def main(argv: list[str] | None = None) -> None:
 def run(options: argparse.Namespace) -> None:
     """Decide at most once, and log it in one line."""
     deployed = deploy_service.service_of(options)
+    deploy_service.require_serving(deployed)
     with Lock(deployed.kubectl, deployed.name) as lock:
         store, prometheus = deploy_service.store_of(options), Prometheus(options.prometheus)
         trial = Trial(deployed, store, prometheus, Watch(options.analyse), options.timeout, lock)
@@ -116,7 +116,10 @@ def retrain(options: argparse.Namespace, trial: Trial) -> Decision | str:
         return f"none: {reason}"
     if brake := find_brake(decision.read_all(store), options.cooldown):
         return f"none: {reason}, but {brake}"
-    new = new_texts(options, datetime.fromisoformat(record["created"]))
+    try:
+        new = new_texts(options, datetime.fromisoformat(record["created"]))
+    except CorpusError as error:  # such as a bucket without a request
+        return f"none: {reason}, but {error}"
     if len(new) < options.min_new:
         return f"none: {reason}, but there are {len(new)} different new texts, and --min-new is {options.min_new}"
 
@@ -131,8 +134,8 @@ def retrain(options: argparse.Namespace, trial: Trial) -> Decision | str:
         except NoCandidate as error:
             started = decision.start(decision.without_version(), stable, reason, inputs=inputs)
             return conclude(trial, started, FAILED, str(error))
-        version_name = read_version(*files_in(folder / "candidate").values()).name
-        started = decision.start(version_name, stable, reason, inputs=inputs)
+        candidate = read_version(*files_in(folder / "candidate").values()).name
+        started = decision.start(candidate, stable, reason, inputs=inputs)
         return check_and_try(options, trial, started, folder, held_out)
 
 
@@ -182,13 +185,11 @@ def start_schedule(options: argparse.Namespace, argv: list[str]) -> None:
     keys = schedule.keys(deployed.kubectl, store, settings, options.dataset, options.share_keys)
     settings = settings._replace(isolated=is_prepared(deployed.kubectl))
     deployed.kubectl.apply(*schedule.objects(settings, keys, owner))
-    log.info("To run it now: kubectl create job -n %s --from=cronjob/%s now", settings.namespace, settings.name)
-    log.info("Its log: kubectl logs -n %s -l %s=%s --tail=-1", settings.namespace, schedule.LABEL, settings.service)
+    schedule.log_next_steps(settings)
 
 
 def end_schedule(options: argparse.Namespace) -> None:
-    kubectl = Kubectl(options.namespace, options.context)
-    schedule.remove(kubectl, deploy_service.store_of(options), options.model_name)
+    schedule.remove(Kubectl(options.namespace, options.context), deploy_service.store_of(options), options.model_name)
 
 
 def print_history(options: argparse.Namespace) -> None:

@@ -110,6 +110,11 @@ def remove(kubectl: Kubectl, store: S3Bucket, service: str) -> None:
         log.info("kubectl: %s", line)
 
 
+def log_next_steps(schedule: Schedule) -> None:
+    log.info("To run it now: kubectl create job -n %s --from=cronjob/%s now", schedule.namespace, schedule.name)
+    log.info("Its log: kubectl logs -n %s -l %s=%s --tail=-1", schedule.namespace, LABEL, schedule.service)
+
+
 def metadata(schedule: Schedule) -> KubernetesObject:
     return {"name": schedule.name, "namespace": schedule.namespace, "labels": {LABEL: schedule.service}}
 

@@ -124,6 +124,9 @@ def test_without_a_reason_or_a_usable_corpus_nothing_is_deployed_and_the_log_say
     assert "is 0.0 days old" in decided(retrain("--when", "30d"))
     assert "but there are 160 different new texts, and --min-new is 161" in decided(retrain("--min-new", 161))
     assert "but there are 1 different new texts" in decided(retrain("--dataset", repeated))
+    store.s3.create_bucket(Bucket=f"{store.bucket}-requests")
+    nothing = ("--dataset", f"s3://{store.bucket}-requests/", "--s3-endpoint", store.url)
+    assert re.search(r"^none: .* fires for .*, but .* has no ", decided(retrain(*nothing)))
     alerts.clear()
     assert decided(retrain()) == f"none: no drift alert fires for {retrain.stable}"
     assert not decisions(store, cluster)
