@@ -6,6 +6,7 @@ are inconclusive. As in Kayenta, the canary is compared with a baseline of the s
 requests of clients and a busy machine affect both versions.
 """
 
+import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -40,6 +41,7 @@ class Figures(NamedTuple):
     requests: float
     failed: float  # requests that did not reach the last stage: errors of the server, and invalid requests
     p99: float  # in seconds, the sum of the stages; nan without requests
+    p99_at_least: float  # allowing for chance: the quantile three standard errors below
     drift: dict[str, float]  # value of each drift alert that fires, by alert and window
 
 
@@ -57,8 +59,8 @@ class Conclusion(NamedTuple):
     reason: str
 
 
-def fetch_figures(prometheus: Prometheus, component: str, versions: Sequence[Version], seconds: int) -> list[Figures]:
-    """Fetch the figures of versions of one service in the last `seconds`.
+def fetch_figures(prometheus: Prometheus, component: str, version: Version, seconds: int) -> Figures:
+    """Fetch the figures of a version in the last `seconds`.
 
     Args:
         component: that receives the requests.
@@ -66,31 +68,27 @@ def fetch_figures(prometheus: Prometheus, component: str, versions: Sequence[Ver
     Raises:
         Failure: Prometheus does not respond.
     """
-    namespace, service = versions[0].namespace, versions[0].model_name
-    names = "|".join(version.version for version in versions)
-    labels = f'namespace="{namespace}",service="{service}",component="{component}",version=~"{names}"'
+    names = {"namespace": version.namespace, "service": version.model_name, "version": version.version}
+    labels = ",".join(f"{name}={json.dumps(value)}" for name, value in (names | {"component": component}).items())
 
-    def by_version(expression: str) -> dict[str, float]:
-        return {labels["version"]: value for labels, value in prometheus.query(expression)}
+    def count(stage: str) -> float:
+        return value_of(prometheus, f"sum(increase(request_{stage}_seconds_count{{{labels}}}[{seconds}s]))", 0)
 
-    def count(stage: str) -> dict[str, float]:
-        return by_version(f"sum by (version) (increase(request_{stage}_seconds_count{{{labels}}}[{seconds}s]))")
+    def seconds_at(quantile: float) -> float:
+        """The sum of the stages' quantiles."""
+        buckets = "sum by (le) (increase(request_{stage}_seconds_bucket{{" + labels + "}}[" + str(seconds) + "s]))"
+        queries = [f"histogram_quantile({quantile:.4f}, {buckets.format(stage=stage)})" for stage in STAGES]
+        return sum(value_of(prometheus, query, math.nan) for query in queries)
 
-    def p99(stage: str) -> dict[str, float]:
-        increase = f"sum by (version, le) (increase(request_{stage}_seconds_bucket{{{labels}}}[{seconds}s]))"
-        return by_version(f"histogram_quantile(0.99, {increase})")
+    requests, answered = count("preprocess"), count("postprocess")
+    lowest = seconds_at(max(0.99 - 3 * math.sqrt(0.99 * 0.01 / requests), 0)) if requests else math.nan
+    drift = prometheus.drift_alerts(version)
+    return Figures(requests, max(requests - answered, 0), seconds_at(0.99), lowest, drift)
 
-    received, answered, p99s = count("preprocess"), count("postprocess"), [p99(stage) for stage in STAGES]
-    return [
-        Figures(
-            requests := received.get(name, 0),
-            max(requests - answered.get(name, 0), 0),
-            sum(of_stage.get(name, math.nan) for of_stage in p99s),
-            prometheus.drift_alerts(version),
-        )
-        for version in versions
-        for name in [version.version]
-    ]
+
+def value_of(prometheus: Prometheus, query: str, default: float) -> float:
+    """The value of an expression with at most one series."""
+    return next((value for _, value in prometheus.query(query)), default)
 
 
 def compare(canary: Figures, stable: Figures, limits: Limits) -> Measurement:
@@ -115,9 +113,9 @@ def more_errors(canary: Figures, stable: Figures, limits: Limits) -> list[str]:
 
 
 def slower(canary: Figures, stable: Figures, limits: Limits) -> list[str]:
-    if canary.p99 <= max(stable.p99 * limits.p99_ratio, stable.p99 + limits.p99_rise):
-        return []
-    if math.isnan(canary.p99 + stable.p99):
+    """Whether the canary's p99 is above that of the stable version, by more than chance in so few requests."""
+    limit = max(stable.p99 * limits.p99_ratio, stable.p99 + limits.p99_rise)
+    if math.isnan(canary.p99 + limit) or canary.p99_at_least <= limit:
         return []
     return [f"its p99 is {canary.p99:.3f} s, and that of the stable version {stable.p99:.3f} s"]
 
@@ -163,7 +161,7 @@ def errors_of_all(measurements: Sequence[Measurement], limits: Limits) -> list[s
     """Compare the errors of all intervals together, which shows a rise that is chance in each of them."""
     pairs = [(each.canary, each.stable) for each in measurements if each.canary and each.stable]
     totals = [
-        Figures(sum(of.requests for of in column), sum(of.failed for of in column), math.nan, {})
+        Figures(sum(of.requests for of in column), sum(of.failed for of in column), math.nan, math.nan, {})
         for column in zip(*pairs)
     ]
     enough = len(totals) == 2 and min(of.requests for of in totals) >= limits.requests

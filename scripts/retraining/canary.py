@@ -123,9 +123,11 @@ def measure(trial: Trial, started: Decision, state: ServiceState, restarts: int)
     pods = canary_pods(state)
     if trouble := pod_trouble(state, pods) or ("its containers restarted" if restart_count(pods) > restarts else ""):
         return Measurement(FAILED, trouble)
-    service = trial.deployed.kubectl.namespace, trial.deployed.name
-    versions = [Version(*service, started.version), Version(*service, started.stable)]
-    canary, stable = fetch_figures(trial.prometheus, state.entry, versions, round(trial.watch.interval))
+    namespace, name = trial.deployed.kubectl.namespace, trial.deployed.name
+    canary, stable = (
+        fetch_figures(trial.prometheus, state.entry, Version(namespace, name, version), round(trial.watch.interval))
+        for version in (started.version, started.stable)
+    )
     return compare(canary, stable, trial.watch.limits)
 
 
@@ -186,9 +188,12 @@ def describe_analysis(watch: Watch, measurements: list[Measurement]) -> dict[str
     rows = []
     for measurement in measurements:
         pair = {"canary": measurement.canary, "stable": measurement.stable}
-        figures = {
-            name: of._asdict() | {"p99": None if math.isnan(of.p99) else of.p99} for name, of in pair.items() if of
-        }
+        figures = {name: without_nan(of._asdict()) for name, of in pair.items() if of}
         rows.append({"result": measurement.result, "reason": measurement.reason} | figures)
     limits = watch.limits._asdict()
     return {"duration": watch.duration, "interval": watch.interval, "limits": limits, "measurements": rows}
+
+
+def without_nan(figures: dict[str, Any]) -> dict[str, Any]:
+    """For JSON, which has no nan."""
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in figures.items()}

@@ -7,7 +7,7 @@ import pytest
 from retraining.analysis import Figures, Limits, Measurement, compare, conclude
 
 LIMITS = Limits()
-STABLE = Figures(480, 0, 0.02, {})
+STABLE = Figures(480, 0, 0.02, 0.02, {})
 DRIFT = "TextsHaveDrifted (3m)"
 
 
@@ -32,9 +32,10 @@ def test_a_canary_that_does_worse_in_the_same_minute_fails_with_the_reason(canar
         ((120, 0, 0.02), STABLE),
         ((120, 1, 0.02), STABLE),  # one error is chance
         ((120, 12, 0.02), STABLE._replace(failed=48)),  # clients send invalid requests to both
-        ((120, 0, 1.2), STABLE._replace(p99=1.0)),  # the machine is busy
+        ((120, 0, 1.2), STABLE._replace(p99=1.0, p99_at_least=0.9)),  # the machine is busy
         ((120, 0, 0.05), STABLE),  # a multiple of very little
         ((120, 0, math.nan), STABLE),
+        ((120, 0, (1.2, 0.05)), STABLE),  # two slow requests are chance
         ((120, 0, 0.02, {DRIFT: 0.3}), STABLE._replace(drift={DRIFT: 0.5})),  # less than the stable version
     ],
 )
@@ -80,7 +81,7 @@ def test_a_rise_of_errors_that_is_chance_in_each_measurement_shows_in_their_sum(
 
 
 def figures(requests, failed, p99, drift=None) -> Figures:
-    return Figures(requests, failed, p99, drift or {})
+    return Figures(requests, failed, *(p99 if isinstance(p99, tuple) else (p99, p99)), drift or {})
 
 
 def as_measured(result) -> Measurement:

@@ -20,7 +20,7 @@ from retraining.canary import Trial, Watch, observe
 from retraining.lock import Busy, Lock
 from support.deployment import succeeded, traffic, version
 
-GOOD = Figures(100, 0, 0.02, {})
+GOOD = Figures(100, 0, 0.02, 0.02, {})
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def analyse(deploy, kserve, monkeypatch):
     monkeypatch.setattr(deploy_service, "Watch", lambda duration: Watch(duration, duration / 3))
 
     def run(figures, duration="1s"):
-        monkeypatch.setattr(canary_module, "fetch_figures", lambda *_: figures())
+        monkeypatch.setattr(canary_module, "fetch_figures", lambda _, __, of, ___: figures()[of.version == run.stable])
         return deploy(1, "--canary", "50", "--analyse", duration, ingress=kserve.ingress)
 
     run.stable = version(succeeded(deploy(0, ingress=kserve.ingress)))
@@ -56,7 +56,13 @@ def test_a_canary_that_does_well_is_promoted_and_the_decision_is_kept(analyse, d
     assert kept["details"]["canary"]["percent"] == 50
     analysis = kept["details"]["analysis"]
     assert analysis["limits"]["requests"] == 50 and len(analysis["measurements"]) == 3
-    assert analysis["measurements"][0]["canary"] == {"requests": 100, "failed": 0, "p99": 0.02, "drift": {}}
+    assert analysis["measurements"][0]["canary"] == {
+        "requests": 100,
+        "failed": 0,
+        "p99": 0.02,
+        "p99_at_least": 0.02,
+        "drift": {},
+    }
     lines = succeeded(deploy(1, "--list")).out.splitlines()
     assert " promoted " in lines[2] and " promoted " not in lines[1]
     assert nothing_is_left(cluster)
@@ -139,7 +145,7 @@ def test_what_happens_to_the_pods_or_by_a_person_meanwhile_counts(monkeypatch, l
         return state
 
     deployed = SimpleNamespace(fetch=fetch, name="textclustering", kubectl=SimpleNamespace(namespace="default"))
-    monkeypatch.setattr(canary_module, "fetch_figures", lambda *_: [GOOD, GOOD])
+    monkeypatch.setattr(canary_module, "fetch_figures", lambda *_: GOOD)
     trial = Trial(deployed, None, None, Watch(0.05, 0.01), 60, None)
     conclusion, _ = observe(trial, decision.start("v2", "v1", "drift"))
     assert conclusion.verdict == verdict and reason in conclusion.reason

@@ -25,7 +25,7 @@ from support.retraining import decided, run_retrain, service_options
 from support.services import run_training
 from support.topics import KEPT, corpus_of
 
-GOOD = Figures(100, 0, 0.02, {})
+GOOD = Figures(100, 0, 0.02, 0.02, {})
 DRIFTED = {"TextsHaveDrifted (3m)": 0.31}
 
 
@@ -54,7 +54,7 @@ def alerts(monkeypatch):
     firing = dict(DRIFTED)
     monkeypatch.setattr(Prometheus, "drift_alerts", lambda *_: firing)
     monkeypatch.setattr(Prometheus, "query", lambda *_: [({}, 1.0)])
-    monkeypatch.setattr(canary_module, "fetch_figures", lambda *_: [GOOD, GOOD])
+    monkeypatch.setattr(canary_module, "fetch_figures", lambda *_: GOOD)
     return firing
 
 
@@ -188,7 +188,7 @@ def test_what_a_person_does_is_respected_and_recorded(
     assert traffic(cluster) == {retrain.stable: 70, canary: 30}
     succeeded(deploy(trained.candidate, "--rollback", ingress=kserve.ingress))
 
-    monkeypatch.setattr(canary_module, "fetch_figures", lambda *_: [GOOD._replace(requests=3), GOOD])
+    monkeypatch.setattr(canary_module, "fetch_figures", lambda *_: GOOD._replace(requests=3))
     message = decided(retrain())
     assert message.startswith("inconclusive") and "3 requests of the canary" in message
     assert "waits for a person" in decided(retrain())

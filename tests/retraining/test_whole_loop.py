@@ -59,7 +59,7 @@ class Clients:
 
     def send(self):
         rng = random.Random(0)
-        while not self.stopped.wait(0.02):
+        while not self.stopped.wait(0.05):
             groups = [
                 GROUPS - 1 if self.newcomers and rng.random() < 1 / 3 else rng.randrange(GROUPS - 1)
                 for _ in range(DOCUMENTS_PER_REQUEST)
@@ -158,7 +158,7 @@ def test_a_new_topic_is_noticed_learned_and_served_without_a_person(
             assert sorted(numbers.values()) == list(range(19))
 
             clients.newcomers, since = True, len(clients.texts)
-            wait_for(lambda: query(url, 'ALERTS{alertstate="firing"}') and len(clients.texts) > since + 900, 60)
+            wait_for(lambda: query(url, 'ALERTS{alertstate="firing"}') and len(clients.texts) > since + 600, 60)
             record(store, clients.texts[since:])
             message = decided(done := run_retrain(*options))
             promoted = re.match(r"promoted (v\w{12}):", message)[1]
