@@ -16,6 +16,8 @@ import yaml
 
 from drift import figure
 from model.clusters import described_clusters
+from prometheus import Prometheus, Version
+from retraining.analysis import fetch_figures
 from serving.metrics import RECENT_TEXTS, Metrics
 from support.free_port import free_port
 from support.programs import ROOT
@@ -138,6 +140,28 @@ def test_drift_shows_which_clusters_grow_and_which_shrink(watched):
     grown, shrunk = re.search(r"\n( +0 hockey .*)\n( +7 orbit, moon, nasa .*)\n +1 more changed", shown).groups()
     assert re.fullmatch(r" +0 hockey +22.5% +100.0% +100.0% +\+77.5", grown)
     assert re.fullmatch(r" +7 orbit, moon, nasa +67.5% +0.0% +0.0% +-67.5", shrunk)
+
+
+def test_the_analysis_of_a_canary_gets_the_figures_of_one_version(watched):
+    from kserve.metrics import POST_HIST_TIME, PRE_HIST_TIME, PREDICT_HIST_TIME
+
+    url, _ = watched
+    for number in range(4):  # over some scrapes; one request in ten fails in predict
+        for stage, seconds, count in (
+            (PRE_HIST_TIME, 0.02, 40),
+            (PREDICT_HIST_TIME, 0.2, 40),
+            (POST_HIST_TIME, 0.02, 36),
+        ):
+            for _ in range(count):
+                stage.labels("watched").observe(seconds)
+        received = f"sum(request_preprocess_seconds_count) >= {40 * number + 40}"
+        wait_for(lambda expression=received: query(url, expression), 30)
+    client, version = Prometheus(url), Version("kserve-textclustering", "textclustering", "of-the-label")
+    figures = fetch_figures(client, "transformer", version, 30)
+    assert figures.requests > 100 and figures.failed / figures.requests == pytest.approx(0.1, abs=0.02)
+    assert 0.2 < figures.p99_at_least <= figures.p99 < 0.4 and figures.drift == {}
+    nothing = fetch_figures(client, "transformer", version._replace(version="v9"), 30)
+    assert nothing[:2] == (0, 0) and math.isnan(nothing.p99)
 
 
 def test_unreachable_prometheus_is_one_line(tmp_path):
