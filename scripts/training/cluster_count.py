@@ -79,7 +79,7 @@ def choose_clusters(
         log.info("%d clusters: both halves reproduce %.1f of them", number, number * np.mean(shares[number]))
     chosen = best(shares)
     log.info("Chose %d clusters, where the number reproduced minus the number not reproduced is highest", chosen)
-    if chosen in (lowest, highest) and lowest < highest:
+    if chosen in (lowest, highest) and lowest + 1 < highest:
         log.warning("%d is at an end of the range %d-%d: try a wider range", chosen, lowest, highest)
     return chosen, {number: round(float(np.mean(values)), 4) for number, values in shares.items()}
 
