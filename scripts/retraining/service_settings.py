@@ -9,6 +9,8 @@ def settings_of(deployed: DeployedService, state: ServiceState) -> dict[str, Any
     """The settings of a service as options of deploy_service.py, so that a new version differs in its files only."""
     component = state.spec[state.entry]
     transformer = component["containers"][0]
+    arguments = transformer.get("args", [])
+    least = arguments[arguments.index("--min-similarity") + 1] if "--min-similarity" in arguments else None
     requests, limits = (transformer["resources"][kind] for kind in ("requests", "limits"))
     account = deployed.kubectl.get("serviceaccount", account_of({"spec": component}) or "default") or {}
     pull_secrets = account.get("imagePullSecrets", [])
@@ -22,4 +24,7 @@ def settings_of(deployed: DeployedService, state: ServiceState) -> dict[str, Any
         "memory_limit": limits["memory"],
         "min_replicas": component["minReplicas"],
         "max_replicas": component["maxReplicas"],
+        "min_similarity": least and float(least),
+        "record_requests": "logger" in component,
+        "record_days": None,  # the store's rule stays as it is
     }
