@@ -121,7 +121,7 @@ def train(arguments: argparse.Namespace, write_assignments: Callable[[Batch, Ass
 
     with timed("Scoring and describing the clusters"):
         scores = measure_scores(fitted.pipeline[1], fitted.model, fitted.vectors, statistics, arguments.seed)
-        described = describe_clusters(fitted, statistics)
+        described = describe_clusters(fitted, sample, statistics)
     log_scores(scores, described)
     summary = summarise_training(source, sample, settings, fitted, statistics, scores, described, agreement)
     if earlier:

@@ -23,7 +23,7 @@ clusters.json contains
         cluster     cluster number, as returned by the service: find a cluster by it, not by its position in the list
         size        number of documents
         terms       [[term, weight], ...] as people write them, the heaviest first (displayed_terms.py)
-        vocabulary_terms  the ten heaviest as the vectorizer has them, for the smoke test
+        vocabulary_terms  the ten heaviest as the vectorizer has them, for the smoke test of a deployment
         titles      of its most central documents
         centroid    in the vector space of the transformer, one number per dimension
         name        given by a person (name_clusters.py); optional

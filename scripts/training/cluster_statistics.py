@@ -2,7 +2,7 @@
 
 from bisect import insort
 from collections import Counter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from sklearn import metrics
@@ -11,7 +11,6 @@ from corpus.documents import Batch
 from model.assigner import Assigned, TermSums
 from model.clusters import NO_CLUSTER
 
-TOP_TERMS = 10
 CENTRAL_DOCUMENTS = 5
 BORDERLINE_DOCUMENTS = 3
 
@@ -105,32 +104,29 @@ class ClusterStatistics:
                     )
                 )
 
-    def describe(self, number: int, terms: np.ndarray) -> dict[str, Any]:
-        """Describe a cluster as in clusters.json: its size, top terms and central documents.
+    def titles(self, number: int) -> list[str]:
+        """The titles of the most central documents of a cluster."""
+        return [example.title for example in self.central[number].best]
+
+    def weigh_terms(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Weigh the terms of the vocabulary by how well they describe a cluster.
 
         The weight of a term is its mean TF-IDF in the cluster, times the share of the cluster's documents that contain
         it, times the logarithm of the ratio of that share to the share elsewhere, to the power of 1.5. Without the
         shares, the words of one long thread and the names of frequent authors would rank above the words of the topic;
         with a smaller power, "you" and "for" would, with a larger one, the names again.
 
-        Args:
-            number: of the cluster.
-            terms: the vocabulary, shape (terms,).
+        Returns:
+            The weights, and the ratios of the shares; both of shape (terms,).
         """
         count = max(int(self.sizes[number]), 1)
         share = self.term_documents[number] / count
         elsewhere = (self.term_documents.sum(axis=0) - self.term_documents[number] + 1) / (
             self.sizes.sum() - self.sizes[number] + 2
         )
-        distinct = np.log(np.maximum(share, 1e-9) / elsewhere).clip(0.01) ** 1.5
-        weights = self.term_weights[number] / count * share * distinct
-        top = np.argsort(-weights)[:TOP_TERMS]
-        return {
-            "size": int(self.sizes[number]),
-            "terms": [[terms[i], round(float(weights[i]), 5)] for i in top if weights[i]],
-            "vocabulary_terms": [terms[i] for i in top if weights[i]],
-            "titles": [example.title for example in self.central[number].best],
-        }
+        ratios = np.maximum(share, 1e-9) / elsewhere
+        distinct = np.log(ratios).clip(0.01) ** 1.5
+        return self.term_weights[number] / count * share * distinct, ratios
 
     def agreement(self) -> dict[str, float]:
         """Score the clusters against the labels of the documents that have one; empty with fewer than two labels."""

@@ -5,8 +5,8 @@ from typing import Any
 
 from corpus.source import CorpusError, Source
 from model import artefacts
-from model.projection import composed
 from training.cluster_statistics import ClusterStatistics
+from training.displayed_terms import describe_terms
 from training.fitting import FittedModel, Settings
 from training.sample import Sample
 
@@ -35,12 +35,13 @@ def check_statistics(statistics: ClusterStatistics, source: Source, documents: i
         )
 
 
-def describe_clusters(fitted: FittedModel, statistics: ClusterStatistics) -> list[dict[str, Any]]:
+def describe_clusters(fitted: FittedModel, sample: Sample, statistics: ClusterStatistics) -> list[dict[str, Any]]:
     """Describe each cluster as in clusters.json, ordered by number."""
-    terms = composed(fitted.pipeline[0].get_feature_names_out())
+    terms = describe_terms(fitted, sample, statistics)
     continuation = fitted.continuation
     described = [
-        {"cluster": number, **inherited, **statistics.describe(number, terms), **baseline}
+        {"cluster": number, **inherited, "size": int(statistics.sizes[number]), **terms[number]}
+        | {"titles": statistics.titles(number), **baseline}
         | {"centroid": fitted.model.cluster_centers_[number].tolist()}
         for number, inherited, baseline in zip(continuation.numbers, continuation.inherited, fitted.baselines)
     ]

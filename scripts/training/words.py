@@ -35,6 +35,7 @@ FILLERS = "\N{ARABIC TATWEEL}\N{HANGUL CHOSEONG FILLER}\N{HANGUL JUNGSEONG FILLE
 # The letters that Korean syllables are decomposed into; each syllable begins with an initial.
 HANGUL_INITIAL = "\u1100-\u115e\ua960-\ua97c"
 HANGUL_FOLLOWING = "\u1161-\u11ff\ud7b0-\ud7fb"
+HANGUL_SYLLABLES = "\uac00-\ud7a3"
 
 # Letters beyond the first 65,536 code points, without symbols. The re module compares ranges there one by one, so exact
 # ranges would take ten times as long.
@@ -105,13 +106,31 @@ def token_pattern(numbers: tuple[str, ...] = ()) -> str:
     spaceless = ranges(filter(is_spaceless, known))
     others = [letter for letter in known if not is_spaceless(letter)]
     letters = ranges(filter(str.isalpha, others)) + BEYOND
-    inside = ranges(letter for letter in others if letter.isalnum() or letter == "_" or is_mark(letter)) + BEYOND
+    inside = ranges(filter(is_inside, others)) + BEYOND
 
     # The lookbehind after the first letter finds the beginning of a word; it is faster than a \\b before it.
     word = f"[{letters}](?<![{inside}].)(?:[{inside}]+|[+#]{{0,2}})"
     pair = f"[{spaceless}]{{2,}}"
     stem = f"[{HANGUL_INITIAL}](?<![{hangul}].)[{HANGUL_FOLLOWING}]*(?:[{HANGUL_INITIAL}][{HANGUL_FOLLOWING}]*)?"
     return "|".join([word, pair, stem, *([NUMBER.format("|".join(numbers))] if numbers else [])])
+
+
+@functools.cache
+def written_pattern() -> str:
+    """The regular expression of a word in a document as it is written (NFC), for scripts with spaces.
+
+    A word in one script and a Korean particle after it are two.
+    """
+    hangul = HANGUL_SYLLABLES + HANGUL_INITIAL + HANGUL_FOLLOWING
+    others = [letter for letter in map(chr, range(0x10000)) if not re.match(f"[{hangul}]", letter)]
+    others = [letter for letter in others if not is_spaceless(letter)]
+    letters = ranges(filter(str.isalpha, others)) + BEYOND
+    inside = ranges(letter for letter in others if is_inside(letter) or unicodedata.category(letter) == "Cf") + BEYOND
+    return f"[{hangul}]+|[{letters}][+#]{{1,2}}|[{inside}]+"
+
+
+def is_inside(letter: str) -> bool:
+    return letter.isalnum() or letter == "_" or is_mark(letter)
 
 
 def ranges(letters: Iterable[str]) -> str:

@@ -116,7 +116,9 @@ def test_clusters_are_topics_although_signatures_are_longer(tmp_path):
     assert "Boilerplate: ignored 9 lines" in run.stderr and "in 90 of 90 documents" in run.stderr, run.stderr
     summary = json.loads((tmp_path / "without/clusters.json").read_text())
     assert summary["metrics"]["v_measure"] == pytest.approx(1)
-    assert not {"northern", "quay", "cattle", "galley"} & {term for c in summary["clusters"] for term, _ in c["terms"]}
+    assert not {"northern", "quay", "cattle", "galley"} & {
+        term for c in summary["clusters"] for term in c["vocabulary_terms"]
+    }
 
     run = run_training(*options, "--output-dir", tmp_path / "with", "--keep-boilerplate")
     assert run.returncode == 0 and "Boilerplate" not in run.stderr
