@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from command_line import jobs, percentage, positive_int
+from command_line import duration, jobs, percentage, positive_int
 from failure import BadInput, Failure, report_errors
 
 
@@ -19,6 +19,13 @@ def test_argument_types_accept_their_range_only():
         for text in texts:
             with pytest.raises(argparse.ArgumentTypeError, match="whole number"):
                 kind(text)
+
+
+def test_a_duration_is_a_number_with_a_unit():
+    assert [duration(text) for text in ("90s", "10m", "1.5h", "30d")] == [90, 600, 5_400, 2_592_000]
+    for text in ("0m", "10", "m", "-1h", "1w"):
+        with pytest.raises(argparse.ArgumentTypeError, match="not a duration such as"):
+            duration(text)
 
 
 @pytest.mark.parametrize(
