@@ -19,7 +19,7 @@ RUN python -m venv /venv \
 # image is a third larger.
 COPY transformer.py .
 COPY serving serving
-COPY scripts/failure.py scripts/
+COPY scripts/command_line.py scripts/failure.py scripts/
 COPY scripts/model scripts/model
 RUN /venv/bin/python transformer.py --help >/dev/null
 

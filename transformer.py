@@ -10,7 +10,8 @@ or on its own, with the predictor in the same process:
     python transformer.py --model_name textclustering --transformer-path transformer.joblib --model-path model.joblib
 
 Clients use KServe's v1 or v2 protocol, over REST or gRPC, independent of the predictor's protocol. The answer for a
-document without an in-vocabulary term is -1: it belongs to no cluster.
+document without an in-vocabulary term is -1: it belongs to no cluster. So is, with --min-similarity, the answer for one
+that is too far from all clusters.
 """
 
 import argparse
@@ -33,9 +34,10 @@ from kserve.utils.utils import get_predict_response
 from starlette.middleware.cors import CORSMiddleware
 
 sys.path.append(str(Path(__file__).with_name("scripts")))
+from command_line import similarity
 from model import artefacts
 from model.artefacts import ArtefactError, Summary
-from model.clusters import NO_CLUSTER, Clusters, described_clusters
+from model.clusters import NO_CLUSTER, Clusters, described_clusters, reject_distant
 from model.projection import Lsa, Weights
 from serving import kserve_overrides
 from serving.bodies import BodyDecoder
@@ -97,6 +99,12 @@ def add_options(group: argparse._ArgumentGroup) -> None:
         help="the pipeline written by text_clustering.py, with clusters.json beside it",
     )
     group.add_argument("--model-path", type=Path, help="the k-means model, to predict in this process")
+    group.add_argument(
+        "--min-similarity",
+        type=similarity,
+        metavar="COSINE",
+        help="answer -1 where the nearest cluster is less similar than this, such as 0.4 (default: never)",
+    )
     group.add_argument("--host", default="127.0.0.1", help="address to listen on; :: for all, IPv4 and IPv6")
     group.add_argument(
         "--no-bypass",
@@ -134,10 +142,13 @@ class TextClustering(kserve.Model):
         clusters_path = arguments.transformer_path.with_name(artefacts.CLUSTERS_FILE)
         summary = load_summary(clusters_path)
         self.lsa, self.clusters = load_model(summary, arguments.transformer_path, arguments.model_path)
-        self.explainer = Explainer(self.lsa, self.clusters, summary) if self.clusters else None
+        self.min_similarity = arguments.min_similarity
+        if self.min_similarity and not self.clusters:
+            raise ArtefactError(f"--min-similarity needs the centroids in {clusters_path}, which is not there.")
+        self.explainer = Explainer(self.lsa, self.clusters, summary, self.min_similarity) if self.clusters else None
         self.summary = summary
         self.version = artefacts.described_version(summary, clusters_path) if summary else ""
-        self.metrics = Metrics(self.name, self.version, self.clusters, summary)
+        self.metrics = Metrics(self.name, self.version, self.clusters, summary, self.min_similarity)
         self.predictor = None
         if not arguments.model_path:
             self.predictor = Predictor(
@@ -173,8 +184,9 @@ class TextClustering(kserve.Model):
 
     async def predict(self, batch: Batch, headers: Headers | None = None) -> tuple[Batch, np.ndarray]:
         numbers = await self.assign(batch.vectors, headers)
-        self.metrics.observe(batch.vectors, numbers, batch.text_hashes)
-        return batch, numbers
+        similarities = self.clusters.similarities(batch.vectors, numbers) if self.clusters else None
+        self.metrics.observe(numbers, similarities, batch.text_hashes)
+        return batch, numbers if similarities is None else reject_distant(numbers, similarities, self.min_similarity)
 
     async def assign(self, vectors: np.ndarray, headers: Headers | None) -> np.ndarray:
         """The cluster of each vector, shape (documents, dimensions); NO_CLUSTER for zero vectors."""

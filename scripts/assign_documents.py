@@ -3,13 +3,13 @@
 
     python ./scripts/assign_documents.py --dataset tickets.csv --assignments tickets-clusters.csv
 
-The results are those of the service: -1 for a document without an in-vocabulary term. The model is the three files
+The results are those of the service: -1 for a document without an in-vocabulary term and, with --min-similarity, for
+one that is too far from all clusters. The model is the three files
 that text_clustering.py wrote.
 """
 
 import argparse
 import logging
-from collections import Counter
 from pathlib import Path
 
 from command_line import HelpFormatter, add_log_level_option, exit_on_interrupt
@@ -19,14 +19,13 @@ if __name__ == "__main__":
 
 import coloredlogs
 
-from assignment.assignment_file import add_assignments_option, assignment_file, assignment_output
+from assignment.assignment_file import add_assignment_options, assignment_file, assignment_output
 from assignment.parallel import add_engine_options, assign_all
 from corpus.protection import add_overwrite_option, check_outputs
 from corpus.source import CorpusError, add_dataset_options, source_of
 from failure import report_errors
 from model import artefacts
 from model.assigner import Assigner
-from model.clusters import NO_CLUSTER
 from model.projection import Lsa
 
 log = logging.getLogger("text_clustering")
@@ -42,7 +41,7 @@ def parse_arguments() -> argparse.Namespace:
         default=Path(artefacts.TRANSFORMER_FILE),
         help="the pipeline, in the same folder as clusters.json",
     )
-    add_assignments_option(parser, required=True)
+    add_assignment_options(parser, required=True)
     add_overwrite_option(parser)
     add_engine_options(parser)
     add_log_level_option(parser)
@@ -70,16 +69,14 @@ def assign(arguments: argparse.Namespace) -> None:
     check_outputs(arguments.dataset, assignment_output(arguments.assignments), arguments.overwrite)
     assigner, names = load_assigner(arguments.model_path, arguments.transformer_path)
     source = source_of(arguments)
-    sizes: Counter[int] = Counter()
-    with assignment_file(arguments.assignments) as write:
+    documents = 0
+    with assignment_file(arguments.assignments, arguments.min_similarity) as write:
         for batch, assigned in assign_all(assigner, source.batches(), "assign", None, arguments.jobs, arguments.dask):
             write(batch, assigned, names)
-            sizes.update(assigned.clusters.tolist())
+            documents += len(batch.documents)
         source.findings.log(source.name)
-        if not sizes:
+        if not documents:
             raise CorpusError(f"{source.name} has no document with text in it.")
-    log.info("%d documents, %d of them without an in-vocabulary term (-1)", sizes.total(), sizes[NO_CLUSTER])
-    log.info("Wrote %s", arguments.assignments.resolve())
 
 
 def main() -> None:

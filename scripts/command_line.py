@@ -55,6 +55,17 @@ def duration(text: str) -> float:
     return float(found[1]) * {"s": 1, "m": 60, "h": 3_600, "d": 86_400}[found[2]]
 
 
+def similarity(text: str) -> float:
+    """A cosine between 0 and 1, both excluded. Raises ArgumentTypeError for anything else."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 1, such as 0.4")
+    return value
+
+
 def jobs(text: str) -> int:
     """A number of processes, or -1 for one per core. Raises ArgumentTypeError for anything else."""
     return -1 if text == "-1" else positive_int(text)

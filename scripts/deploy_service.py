@@ -201,7 +201,7 @@ def service_of(options: argparse.Namespace) -> DeployedService:
 
 
 def gateway_of(options: argparse.Namespace) -> Gateway:
-    return Gateway(options.ingress, options.model_name, options.timeout)
+    return Gateway(options.ingress, options.model_name, options.timeout, options.min_similarity)
 
 
 def store_of(options: argparse.Namespace) -> ModelStore:

@@ -87,7 +87,24 @@ def print_version(prometheus: Prometheus, version: Version, documents: dict[str,
     print_row("  limit of sampling noise", "", *(figure(limit.get(window), ".3f") for window in WINDOWS))
     print_row("median similarity", figure(trained.get("0.5"), ".3f"),
               *(figure(similarity.get(window), ".3f") for window in WINDOWS))  # fmt: skip
+    print_rejected(prometheus, version, totals)
     print_similarity(similarity_of_last_hour(prometheus, version), trained)
+
+
+def print_rejected(prometheus: "Prometheus", version: Version, totals: dict[str, float]) -> None:
+    """Print the share of texts that --min-similarity rejects; nothing without this option.
+
+    Args:
+        totals: documents by window.
+    """
+    if rejected := prometheus.by_window("textclustering:rejected", version):
+        trained = prometheus.query(selector("textclustering_trained_rejected_share", version))
+        shares = (rejected.get(window, 0) / totals[window] if totals[window] else None for window in WINDOWS)
+        print_row(
+            "rejected by --min-similarity",
+            figure(trained[0][1] if trained else None, ".1%"),
+            *(figure(share, ".1%") for share in shares),
+        )
 
 
 def print_clusters(shares: dict[Cluster, float], documents: dict[str, dict[str, float]], limit: int) -> None:

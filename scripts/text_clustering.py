@@ -30,7 +30,7 @@ from typing import Any
 
 import coloredlogs
 
-from assignment.assignment_file import add_assignments_option, assignment_file
+from assignment.assignment_file import add_assignment_options, assignment_file
 from assignment.parallel import add_engine_options, assign_all
 from corpus.documents import Batch
 from corpus.protection import add_overwrite_option
@@ -48,7 +48,7 @@ from training.fitting import FittedModel, Settings, choose_number, fit_model
 from training.preflight import check_before_training
 from training.progress import timed
 from training.sample import Sample, limit_dimensions, read_sample
-from training.scores import log_scores, measure_scores
+from training.scores import log_rejections, log_scores, measure_scores
 from training.summary import check_statistics, describe_clusters, summarise_training
 
 REPORT_FILE = "report.html"
@@ -87,7 +87,7 @@ def parse_arguments() -> argparse.Namespace:
         "--keep-boilerplate", action="store_true", help="use also the lines that recur in many documents"
     )
     add_engine_options(parser)
-    add_assignments_option(parser)
+    add_assignment_options(parser)
     parser.add_argument("--output-dir", type=Path, default=Path("."), metavar="DIR", help="folder for the files")
     parser.add_argument(
         "--report", action="store_true", help=f"also write {REPORT_FILE}, which presents the clusters in a browser"
@@ -123,6 +123,7 @@ def train(arguments: argparse.Namespace, write_assignments: Callable[[Batch, Ass
         scores = measure_scores(fitted.pipeline[1], fitted.model, fitted.vectors, statistics, arguments.seed)
         described = describe_clusters(fitted, sample, statistics)
     log_scores(scores, described)
+    log_rejections(fitted.baseline["rejected"])
     summary = summarise_training(source, sample, settings, fitted, statistics, scores, described, agreement)
     if earlier:
         log_cluster_changes(summary)
@@ -175,7 +176,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", "Number of distinct clusters")  # of each run; fit_model warns once
     with report_errors(log):
         check_before_training(arguments, REPORT_FILE if arguments.report else None)
-        with assignment_file(arguments.assignments) as write_assignments:
+        with assignment_file(arguments.assignments, arguments.min_similarity) as write_assignments:
             train(arguments, write_assignments)
 
 

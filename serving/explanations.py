@@ -16,10 +16,13 @@ class Explainer:
 
     Args:
         summary: the content of clusters.json, for names and top terms; None: there are none.
+        min_similarity: documents that are less similar to their nearest cluster are rejected; None: there are none.
     """
 
-    def __init__(self, lsa: Lsa, clusters: Clusters, summary: Summary | None) -> None:
-        self.lsa, self.clusters = lsa, clusters
+    def __init__(
+        self, lsa: Lsa, clusters: Clusters, summary: Summary | None, min_similarity: float | None = None
+    ) -> None:
+        self.lsa, self.clusters, self.min_similarity = lsa, clusters, min_similarity
         self.described = {cluster["cluster"]: cluster for cluster in summary["clusters"]} if summary else {}
 
     def explain(self, weights: Weights, vectors: np.ndarray, numbers: np.ndarray) -> list[dict[str, Any]]:
@@ -28,7 +31,7 @@ class Explainer:
         Args:
             weights: from Lsa.weigh.
             vectors: shape (documents, dimensions).
-            numbers: cluster numbers or NO_CLUSTER, shape (documents,).
+            numbers: of the nearest clusters or NO_CLUSTER, shape (documents,).
         """
         return [
             self.explain_document(weights.columns[row], weights.values[row], vector, number)
@@ -59,8 +62,12 @@ class Explainer:
         distances = self.clusters.distances(vector)
         distances[number] = np.inf
         runner_up = int(distances.argmin())
+        nearest = self.similarity(vector, number)
+        if self.min_similarity and nearest["similarity"] < self.min_similarity:
+            rejected = {"cluster": NO_CLUSTER, "top_terms": [], "similarity": nearest["similarity"]}
+            nearest = {**rejected, "min_similarity": self.min_similarity, "nearest": [nearest]}
         return {
-            **self.similarity(vector, number),
+            **nearest,
             "runner_up": self.similarity(vector, runner_up) if np.isfinite(distances[runner_up]) else None,
             "shares": [{"term": terms[i], "share": shares[i].item()} for i in np.argsort(-shares)],
         }

@@ -39,6 +39,11 @@ TRAINED_SIMILARITY = prometheus_client.Gauge(
 TRAINED_DOCUMENTS = prometheus_client.Gauge(
     "textclustering_trained_documents", "Documents that the model was fitted on, the base of its shares", MODEL
 )
+TRAINED_REJECTED = prometheus_client.Gauge(
+    "textclustering_trained_rejected_share",
+    "Share of the training documents that this --min-similarity would reject",
+    [*MODEL, "min_similarity"],
+)
 prometheus_client.disable_created_metrics()  # would double the number of lines
 
 
@@ -51,18 +56,30 @@ class Metrics(Collector):
     Args:
         clusters: None if nothing describes them; then there are no similarities.
         summary: the content of clusters.json; None: there is no baseline.
+        min_similarity: documents that are less similar to their nearest cluster are rejected; None: there are none.
     """
 
-    def __init__(self, model_name: str, version: str, clusters: Clusters | None, summary: Summary | None) -> None:
+    def __init__(
+        self,
+        model_name: str,
+        version: str,
+        clusters: Clusters | None,
+        summary: Summary | None,
+        min_similarity: float | None = None,
+    ) -> None:
         self.model = (model_name, version)
-        self.clusters = clusters
+        self.min_similarity = min_similarity
         self.documents: Counter[int] = Counter()
+        self.rejected: Counter[int] = Counter()
         self.histograms: dict[int, list[int]] = {}
         self.sums: defaultdict[int, float] = defaultdict(float)
         self.distinct = 0
         self.recent: OrderedDict[int, None] = OrderedDict()
         if clusters and summary:
             show_baseline(self.model, summary)
+            if min_similarity:
+                show_trained_rejections(self.model, summary, min_similarity)
+                self.rejected.update(dict.fromkeys(clusters.numbers, 0))
             # Prometheus misses the first document of a counter that did not exist before.
             self.documents.update(dict.fromkeys([NO_CLUSTER, *clusters.numbers], 0))
         self.bypassed = {reason: BYPASSED.labels(*self.model, reason) for reason in KINDS}
@@ -74,25 +91,28 @@ class Metrics(Collector):
     def show_ready(self, is_ready: Callable[[], bool]) -> None:
         READY.labels(*self.model).set_function(is_ready)
 
-    def observe(self, vectors: np.ndarray, numbers: np.ndarray, text_hashes: Iterable[int]) -> None:
-        """Count documents by cluster, and their similarities to the centroid.
+    def observe(self, numbers: np.ndarray, similarities: np.ndarray | None, text_hashes: Iterable[int]) -> None:
+        """Count documents by their nearest cluster, rejected or not, and their similarities to its centroid.
+
+        The training, with which this is compared, rejects no document.
 
         Args:
-            vectors: unit vectors, shape (documents, dimensions).
-            numbers: shape (documents,).
+            numbers: of the nearest clusters, shape (documents,).
+            similarities: to their centroids, shape (documents,); None: there are no centroids.
             text_hashes: of each document, to recognize repeated texts.
         """
         self.documents.update(numbers.tolist())
         self.count_distinct(text_hashes)
-        if self.clusters is None:
+        if similarities is None:
             return
-        similarities = self.clusters.similarities(vectors, numbers)
         for number, similarity in zip(numbers.tolist(), similarities.tolist()):
             if number == NO_CLUSTER:
                 continue
             histogram = self.histograms.get(number) or self.histograms.setdefault(number, [0] * (len(BUCKETS) + 1))
             histogram[bisect_left(BUCKETS, similarity)] += 1
             self.sums[number] += similarity
+            if self.min_similarity and similarity < self.min_similarity:
+                self.rejected[number] += 1
 
     def count_distinct(self, text_hashes: Iterable[int]) -> None:
         """Count documents that differ from the last RECENT_TEXTS texts. A health probe's text counts once."""
@@ -108,12 +128,14 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         documents = CounterMetricFamily(
             "textclustering_documents",
-            "Documents assigned to each cluster, -1: no in-vocabulary term",
+            "Documents by their nearest cluster, -1: no in-vocabulary term",
             labels=[*MODEL, "cluster"],
         )
         for number, count in self.documents.items():
             documents.add_metric([*self.model, str(number)], count)
         yield documents
+        if self.min_similarity:
+            yield self.collect_rejected()
         distinct = CounterMetricFamily(
             "textclustering_distinct_documents",
             f"Documents that differ from the last {RECENT_TEXTS} texts",
@@ -130,6 +152,24 @@ class Metrics(Collector):
             buckets = list(zip([*map(str, BUCKETS), "+Inf"], accumulate(histogram)))
             similarity.add_metric([*self.model, str(number)], buckets, self.sums[number])
         yield similarity
+
+    def collect_rejected(self) -> Metric:
+        rejected = CounterMetricFamily(
+            "textclustering_rejected_documents",
+            "Documents by their nearest cluster that are less similar to it than --min-similarity: answered with -1",
+            labels=[*MODEL, "cluster"],
+        )
+        for number, count in self.rejected.items():
+            rejected.add_metric([*self.model, str(number)], count)
+        return rejected
+
+
+def show_trained_rejections(model: tuple[str, str], summary: Summary, min_similarity: float) -> None:
+    """Set the gauge of the share that the minimum similarity would reject, interpolated between those in clusters.json."""
+    if shares := summary["baseline"].get("rejected"):  # earlier models have none
+        known = [0.0, *map(float, shares), 1.0], [0.0, *shares.values(), 1.0]
+        share = (1 - summary["baseline"]["unknown"]) * float(np.interp(min_similarity, *known))
+        TRAINED_REJECTED.labels(*model, f"{min_similarity:g}").set(share)
 
 
 def show_baseline(model: tuple[str, str], summary: Summary) -> None:

@@ -6,20 +6,24 @@ import csv
 import gzip
 import io
 import json
+import logging
 import os
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 
+from command_line import similarity
 from corpus.documents import Batch
 from corpus.protection import Output
 from model.assigner import Assigned
-from model.clusters import NO_CLUSTER
+from model.clusters import NO_CLUSTER, reject_distant
 
 SUFFIXES = (".parquet", ".csv", ".csv.gz", ".jsonl", ".jsonl.gz")
 SCHEMA = pyarrow.schema(
@@ -35,18 +39,29 @@ SCHEMA = pyarrow.schema(
 )
 
 
+Write = Callable[[Batch, Assigned, dict[int, str]], None]
+
+log = logging.getLogger("text_clustering")
+
 # The start of a cell, also in a spreadsheet that separates cells by semicolons, that would make it a formula.
 # https://owasp.org/www-community/attacks/CSV_Injection
 FORMULA = re.compile(r"(^|;)(?='*\s*[=+\-@\t\r＝＋－＠])")
 
 
-def add_assignments_option(parser: argparse.ArgumentParser, required: bool = False) -> None:
+def add_assignment_options(parser: argparse.ArgumentParser, required: bool = False) -> None:
     parser.add_argument(
         "--assignments",
         type=assignment_path,
         required=required,
         metavar="FILE",
         help=f"write the cluster of each document to a file; its name ends in {', '.join(SUFFIXES)}",
+    )
+    parser.add_argument(
+        "--min-similarity",
+        type=similarity,
+        metavar="COSINE",
+        help="in the assignments, put documents into no cluster (-1) if the nearest one is less similar than this, such as "
+        "0.4 (default: never)",
     )
 
 
@@ -63,8 +78,11 @@ def assignment_output(path: Path | None) -> list[Output]:
 
 
 @contextlib.contextmanager
-def assignment_file(path: Path | None) -> Iterator[Callable[[Batch, Assigned, dict[int, str]], None]]:
+def assignment_file(path: Path | None, min_similarity: float | None) -> Iterator[Write]:
     """Write assignments batch by batch into a temporary file, which replaces the requested one at the end.
+
+    Args:
+        min_similarity: the cluster of less similar documents is NO_CLUSTER; None: of none.
 
     Yields:
         A function that writes a batch, given the names that people gave to clusters; without a path it does nothing.
@@ -75,10 +93,13 @@ def assignment_file(path: Path | None) -> Iterator[Callable[[Batch, Assigned, di
     if path is None:
         yield lambda batch, assigned, names: None
         return
+    counts: Counter[str] = Counter()
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
         try:
             with rows_written(file, path.name.casefold()) as write:
-                yield lambda batch, assigned, names: write(as_table(batch, assigned, names))
+                yield lambda batch, assigned, names: write(
+                    as_table(batch, rejected_and_counted(assigned, min_similarity, counts), names)
+                )
             file.flush()
             os.fsync(file.fileno())
             os.fchmod(file.fileno(), 0o666 & ~current_umask())
@@ -86,6 +107,28 @@ def assignment_file(path: Path | None) -> Iterator[Callable[[Batch, Assigned, di
         except BaseException:
             os.unlink(file.name)
             raise
+    log_assignments(path, min_similarity, counts)
+
+
+def rejected_and_counted(assigned: Assigned, min_similarity: float | None, counts: Counter[str]) -> Assigned:
+    """Put documents that are too far from their clusters into no cluster, and count."""
+    kept = assigned._replace(clusters=reject_distant(assigned.clusters, assigned.similarities, min_similarity))
+    unknown = int(np.sum(assigned.clusters == NO_CLUSTER))
+    counts["documents"] += len(kept.clusters)
+    counts["unknown"] += unknown
+    counts["rejected"] += int(np.sum(kept.clusters == NO_CLUSTER)) - unknown
+    return kept
+
+
+def log_assignments(path: Path, min_similarity: float | None, counts: Counter[str]) -> None:
+    rejected = f", {counts['rejected']} less similar than {min_similarity:g} (-1)" if min_similarity else ""
+    log.info(
+        "%d documents, %d of them without an in-vocabulary term (-1)%s",
+        counts["documents"],
+        counts["unknown"],
+        rejected,
+    )
+    log.info("Wrote %s", path.resolve())
 
 
 def current_umask() -> int:
@@ -141,8 +184,8 @@ def is_assignment_file(path: Path) -> bool:
 
 
 def as_table(batch: Batch, assigned: Assigned, names: dict[int, str]) -> pyarrow.Table:
-    """The rows of a batch; null for the cluster of a document without an in-vocabulary term, and for missing names."""
-    unknown = assigned.clusters == NO_CLUSTER
+    """The rows of a batch; null for what a document without an in-vocabulary term lacks, and for missing names."""
+    unknown = np.isnan(assigned.similarities)
     alone = assigned.runners_up == NO_CLUSTER
     columns = [
         batch.identities,

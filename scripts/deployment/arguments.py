@@ -4,7 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-from command_line import HelpFormatter, add_log_level_option, duration, percentage, positive_int
+from command_line import HelpFormatter, add_log_level_option, duration, percentage, positive_int, similarity
 from deployment.manifests import ServiceSettings
 from failure import BadInput
 from prometheus import add_prometheus_option
@@ -42,6 +42,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--transformer-image", metavar="IMAGE", help="built from transformer.Dockerfile; required to deploy")
     add("--image-pull-secret", metavar="NAME", help="Secret in the namespace, for a private registry")
     add("--model-name", default="textclustering", metavar="NAME", help="name of the InferenceService")
+    add(
+        "--min-similarity",
+        type=similarity,
+        metavar="COSINE",
+        help="answer -1 where the nearest cluster is less similar than this, such as 0.4 (default: never)",
+    )
     add("--collocate", action="store_true", help="run predictor and transformer in one pod")
 
 
@@ -135,6 +141,7 @@ def service_settings(options: argparse.Namespace) -> ServiceSettings:
         collocate=options.collocate,
         store_ca=options.store_ca.read_text() if options.store_ca else None,
         image_pull_secret=options.image_pull_secret,
+        min_similarity=options.min_similarity,
     )
 
 

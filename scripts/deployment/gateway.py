@@ -11,6 +11,7 @@ import urllib3
 from deployment.polling import poll
 from failure import Failure
 
+NO_CLUSTER = -1  # model/clusters.py, which needs NumPy
 INSIST_ON_PREDICTOR = {"Predictor-Bypass": "off"}  # serving/predictor.py
 STARTUP_STATUSES = (404, 502, 503, 504)  # of a route or pod that takes a moment to be ready
 
@@ -35,6 +36,7 @@ class Gateway(NamedTuple):
     url: str
     model_name: str
     timeout: float  # of each call, in seconds
+    min_similarity: float | None = None  # of the version that is deployed
 
     def predict(self, host: str, texts: Iterable[str], bypass: bool = True) -> list[int]:
         """Return the cluster number of each text.
@@ -85,6 +87,11 @@ class Gateway(NamedTuple):
         wrong = {number: answer for number, answer in answers.items() if answer != number}
         if wrong or len(answers) != len(texts):
             number = next(iter(wrong or texts))
+            if self.min_similarity and set(wrong.values()) == {NO_CLUSTER}:
+                raise WrongAnswer(
+                    f"--min-similarity {self.min_similarity:g} rejects the top terms of {len(wrong)} of {len(texts)} "
+                    f"clusters, such as those of cluster {number} ({texts[number]}): choose a lower value"
+                )
             raise WrongAnswer(
                 f"{self.model_name} at {host} returns incorrect predictions: {len(wrong)} of {len(texts)} clusters are "
                 f"wrong, such as {answers.get(number)} for the top terms of cluster {number} ({texts[number]}): "

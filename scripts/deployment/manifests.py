@@ -59,6 +59,7 @@ class ServiceSettings(NamedTuple):
     collocate: bool  # predictor and transformer in one pod
     store_ca: str | None  # CA certificates that the pods trust the store by, PEM
     image_pull_secret: str | None  # name of a Secret in the namespace
+    min_similarity: float | None  # option of transformer.py
 
 
 class Content(NamedTuple):
@@ -279,7 +280,10 @@ def transformer_container(settings: ServiceSettings) -> KubernetesObject:
         "name": "kserve-container",
         "image": settings.transformer_image,
         # With more than one worker a KServe transformer fails; it scales by replicas.
-        "args": ["--model_name", settings.name, "--predictor_protocol", "v1", "--workers", "1"],
+        "args": [
+            *("--model_name", settings.name, "--predictor_protocol", "v1", "--workers", "1"),
+            *(("--min-similarity", f"{settings.min_similarity:g}") if settings.min_similarity else ()),
+        ],
         # The port opens before the transformer has verified the predictor's model. Knative refuses timeoutSeconds
         # without periodSeconds (validateReadinessProbe in its pkg/apis/serving/k8s_validation.go).
         "readinessProbe": {

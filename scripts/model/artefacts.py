@@ -33,7 +33,8 @@ clusters.json contains
         share       of the documents with an in-vocabulary term, as if the model had not seen them (baseline.py)
         similarity  of these documents to the centroid: cosine by quantile, "0.05", "0.25", "0.5", "0.75" and "0.95"
     baseline    further reference values for monitoring: unknown: share of documents without an in-vocabulary term;
-                similarity: the same quantiles over all clusters
+                similarity: the same quantiles over all clusters; rejected: the share of the documents with an
+                in-vocabulary term that --min-similarity "0.1", "0.2" ... "0.9" would reject, optional
     agreement_of_halves  {} or, if the number of clusters was chosen, the share of reproduced clusters, by number
     lineage     {} or, for a model trained --like an earlier one: earlier: its version, created and dataset;
                 versions: its version and those that it continues; documents: number that both assign; agreement: the

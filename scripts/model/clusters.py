@@ -38,6 +38,16 @@ class Clusters:
         return np.einsum("ij,ij->i", vectors, self.unit_centroids[numbers])
 
 
+def reject_distant(numbers: np.ndarray, similarities: np.ndarray, least: float | None) -> np.ndarray:
+    """Replace the cluster numbers of documents that are less similar to the centroid than `least` by NO_CLUSTER.
+
+    Args:
+        numbers, similarities: shape (documents,).
+        least: a cosine; None: nothing is replaced.
+    """
+    return numbers if least is None else np.where(similarities < least, np.int32(NO_CLUSTER), numbers)
+
+
 def described_clusters(summary: Summary, centroids: np.ndarray | None = None) -> Clusters:
     """The clusters that clusters.json describes.
 

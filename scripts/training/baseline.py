@@ -20,9 +20,12 @@ from training.self_training import membership_directions
 
 FOLDS = 5
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+MIN_SIMILARITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
-def measure_baseline(weights: csr_matrix, labels: np.ndarray, clusters: int) -> tuple[dict[str, float], list[dict]]:
+def measure_baseline(
+    weights: csr_matrix, labels: np.ndarray, clusters: int
+) -> tuple[dict[str, dict[str, float]], list[dict]]:
     """Measure cluster shares and similarities of the training documents as if they were unseen.
 
     Args:
@@ -30,13 +33,13 @@ def measure_baseline(weights: csr_matrix, labels: np.ndarray, clusters: int) -> 
         labels: the clusters of the documents, shape (documents,).
 
     Returns:
-        Quantiles of the cosine to the centroid over all documents; and for each cluster, "share" and "similarity" as in
+        Over all documents, "similarity" and "rejected", and for each cluster, "share" and "similarity": as in
         clusters.json.
     """
     assigned, similarities = cross_validate(weights.astype(np.float32), labels, clusters)
     members = [assigned == number for number in range(clusters)]
     of_clusters = [{"share": float(own.mean()), "similarity": quantiles(similarities[own])} for own in members]
-    return quantiles(similarities), of_clusters
+    return {"similarity": quantiles(similarities), "rejected": rejected_shares(similarities)}, of_clusters
 
 
 def cross_validate(weights: csr_matrix, labels: np.ndarray, clusters: int) -> tuple[np.ndarray, np.ndarray]:
@@ -61,3 +64,8 @@ def quantiles(similarities: np.ndarray) -> dict[str, float]:
     if not len(similarities):
         return {}
     return {str(q): round(float(value), 4) for q, value in zip(QUANTILES, np.quantile(similarities, QUANTILES))}
+
+
+def rejected_shares(similarities: np.ndarray) -> dict[str, float]:
+    """The share of the documents that each of some values of --min-similarity would reject, as in clusters.json."""
+    return {str(least): round(float(np.mean(similarities < least)), 4) for least in MIN_SIMILARITIES}

@@ -36,7 +36,7 @@ class FittedModel(NamedTuple):
     model: KMeans  # predicts the numbers of the continuation
     vectors: np.ndarray  # of the documents of the sample with an in-vocabulary term, unit rows
     continuation: Continuation
-    similarity: dict[str, float]  # baseline of all clusters
+    baseline: dict[str, dict[str, float]]  # similarity and rejected of clusters.json, over all documents
     baselines: list[dict]  # of each cluster, in the order of continuation.numbers
 
 
@@ -62,14 +62,14 @@ def fit_model(sample: Sample, settings: Settings, earlier: EarlierModel | None) 
     with threadpool_limits(1), timed(f"Fitting LSA and k-means with {clusters} clusters"):
         svd, model, vectors, idf_factors = fit_clusters(sample.weights_to_fit(), *settings, start)
         weights = reweight(sample.complete_weights()[sample.in_vocabulary], idf_factors)
-        similarity, baselines = measure_baseline(weights, model.labels_, clusters)
+        baseline, baselines = measure_baseline(weights, model.labels_, clusters)
     warn_of_empty_clusters(model, clusters)
     continuation = start_of_lineage(clusters)
     if earlier:
         continuation = continue_numbers(earlier, assigned, similarities, model.labels_, clusters)
         model = renumber(model, continuation.numbers)
     pipeline = make_pipeline(sample.vectorizer, svd, Normalizer())
-    return FittedModel(pipeline, model, vectors, continuation, similarity, baselines)
+    return FittedModel(pipeline, model, vectors, continuation, baseline, baselines)
 
 
 def warn_of_empty_clusters(model: KMeans, clusters: int) -> None:

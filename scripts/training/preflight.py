@@ -9,6 +9,7 @@ import sklearn
 
 from assignment.assignment_file import assignment_output
 from corpus.protection import Output, check_outputs
+from failure import BadInput
 from model.artefacts import CLUSTERS_FILE, MODEL_FILE, TRANSFORMER_FILE, predictor_scikit_learn
 
 log = logging.getLogger("text_clustering")
@@ -23,6 +24,8 @@ def check_before_training(arguments: argparse.Namespace, report: str | None) -> 
     Raises:
         BadInput: an output cannot be written, or would replace or join what it must not.
     """
+    if arguments.min_similarity and not arguments.assignments:
+        raise BadInput("--min-similarity is about the file of --assignments: give that as well.")
     names = [CLUSTERS_FILE, MODEL_FILE, TRANSFORMER_FILE, *([report] if report else [])]
     outputs = [Output(arguments.output_dir / name, "--output-dir", is_of_a_training) for name in names]
     check_outputs(arguments.dataset, [*outputs, *assignment_output(arguments.assignments)], arguments.overwrite)

@@ -39,6 +39,16 @@ def measure_scores(
     return scores
 
 
+def log_rejections(shares: dict[str, float]) -> None:
+    """Log what --min-similarity would reject.
+
+    Args:
+        shares: of the documents, by value of the option; baseline.rejected of clusters.json.
+    """
+    listed = ", ".join(f"{least}: {100 * share:.1f} %" for least, share in shares.items())
+    log.info("Share of these documents that --min-similarity would reject: %s", listed)
+
+
 def log_scores(scores: dict[str, float], clusters: list[dict]) -> None:
     """Log the scores and the top terms.
 

@@ -81,7 +81,7 @@ def summarise_training(
         },
         metrics=scores,
         clusters=clusters,
-        baseline={"unknown": statistics.unknown / sample.documents, "similarity": fitted.similarity},
+        baseline={"unknown": statistics.unknown / sample.documents, **fitted.baseline},
         lineage=fitted.continuation.lineage,
         agreement_of_halves={str(number): value for number, value in agreement.items()},
     )

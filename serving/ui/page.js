@@ -43,7 +43,7 @@ function bar(size, below = false) {
 
 /** What people call a cluster: its name, or else its first terms. */
 function label(cluster, terms = 5) {
-  if (cluster.cluster === NO_CLUSTER) return "no in-vocabulary word";
+  if (cluster.cluster === NO_CLUSTER) return cluster.nearest ? "too far from all clusters" : "no in-vocabulary word";
   return cluster.name ?? cluster.top_terms.slice(0, terms).join(", ");
 }
 
@@ -174,8 +174,11 @@ function showAnswer(text, answer) {
   const heading = answer.cluster === NO_CLUSTER ? "No cluster (-1)" : `Cluster ${answer.cluster}: ${label(answer)}`;
   const card = create("section", { className: "answer" }, create("h3", { tabIndex: -1 }, create("bdi", {}, heading)));
   card.append(...aboutWords(text, answer));
-  if (answer.cluster === NO_CLUSTER) card.append(create("p", {}, explainNoCluster()));
-  else card.append(create("div", {}, create("div", {}, ...aboutCluster(answer)), create("div", {}, ...aboutSimilarity(answer))));
+  if (answer.cluster === NO_CLUSTER) card.append(create("p", {}, explainNoCluster(answer)));
+  if (answer.similarity !== null) {
+    const nearest = { ...answer, ...(answer.cluster === NO_CLUSTER ? answer.nearest[0] : {}) };
+    card.append(create("div", {}, create("div", {}, ...aboutCluster(nearest)), create("div", {}, ...aboutSimilarity(nearest))));
+  }
   if (answer.shares.length) card.append(tableOfShares(answer.shares));
   byId("result").replaceChildren(card);
   byId("result").hidden = false;
@@ -184,7 +187,11 @@ function showAnswer(text, answer) {
   }
 }
 
-function explainNoCluster() {
+function explainNoCluster(answer) {
+  if (answer.nearest) {
+    const [{ cluster, similarity }] = answer.nearest;
+    return `The text is too far from all clusters: its similarity to the nearest one, cluster ${cluster}, is ${number(similarity)}, and this service requires ${answer.min_similarity}.`;
+  }
   return "None of the text's words is in the vocabulary of the model, so there is nothing to compare with the clusters. " +
     "Numbers, and words that were rare in the training documents, are not in the vocabulary.";
 }
@@ -350,29 +357,34 @@ function save(name, text) {
 
 // ------------------------------------------------------------------------------------------------- clusters and traffic
 
-/** The documents of each cluster that this process has assigned, from Prometheus' text format. */
-function readTraffic(metrics) {
+/** The values of a counter of this process by cluster, from Prometheus' text format. */
+function readCounter(metrics, name) {
   const traffic = new Map();
   for (const line of metrics.split("\n")) {
-    const match = /^textclustering_documents_total\{(?:.*,)?cluster="(-?\d+)".*\} (\S+)$/.exec(line);
-    if (match) traffic.set(Number(match[1]), (traffic.get(Number(match[1])) ?? 0) + Number(match[2]));
+    const match = /^(\w+)\{(?:.*,)?cluster="(-?\d+)".*\} (\S+)$/.exec(line);
+    if (match?.[1] === name) traffic.set(Number(match[2]), (traffic.get(Number(match[2])) ?? 0) + Number(match[3]));
   }
   return traffic;
 }
 
+const sum = (counter) => [...counter.values()].reduce((total, value) => total + value, 0);
+
 async function updateTraffic() {
   if (document.hidden) return;
-  let traffic;
+  let metrics = "";
   try {
     const response = await fetch("metrics");
-    traffic = response.ok ? readTraffic(await response.text()) : new Map();
+    if (response.ok) metrics = await response.text();
   } catch {
-    traffic = new Map();
+    // no traffic to show
   }
-  const total = [...traffic.values()].reduce((sum, documents) => sum + documents, 0);
-  byId("traffic").textContent = total
-    ? `Live traffic: ${count(total)} documents since this process started, ${count(traffic.get(NO_CLUSTER) ?? 0)} of them in no cluster (-1). Texts tried on this page are not counted.`
-    : "Live traffic: no documents since this process started. Texts tried on this page are not counted.";
+  const traffic = readCounter(metrics, "textclustering_documents_total");
+  const total = sum(traffic);
+  const rejected = sum(readCounter(metrics, "textclustering_rejected_documents_total"));
+  const documents = total ? `${count(total)} documents since this process started` : "no documents since this process started";
+  const unknown = total ? `, ${count(traffic.get(NO_CLUSTER) ?? 0)} of them without an in-vocabulary word (-1)` : "";
+  const distant = rejected ? `, ${count(rejected)} too far from all clusters (-1)` : "";
+  byId("traffic").textContent = `Live traffic: ${documents}${unknown}${distant}. Texts tried on this page are not counted.`;
   for (const cluster of clusters.values()) cluster.live = total ? (traffic.get(cluster.cluster) ?? 0) / total : null;
   for (const cell of document.querySelectorAll("[data-live]")) showLive(cell, clusters.get(Number(cell.dataset.live)));
 }

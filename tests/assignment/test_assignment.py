@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from model.artefacts import ArtefactError
 from model.assigner import Assigned, Assigner
 from model.clusters import NO_CLUSTER
 from support.programs import ROOT, run_program
-from support.services import run_training, start, stop, wait_until_ready
+from support.services import run_training, start, start_transformer, stop, wait_until_ready
 from training.cluster_statistics import ClusterStatistics
 
 TOPICS = 4
@@ -125,21 +126,61 @@ def test_batch_prediction_answers_what_the_service_answers(model, tmp_path):
         "qwertzu",
     ]
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    run = assign("--dataset", tmp_path / "texts.jsonl", *paths(model), "--assignments", tmp_path / "out.jsonl")
-    assert run.returncode == 0 and "5 documents, 2 of them without an in-vocabulary term (-1)" in run.stderr, run.stderr
+    options = ("--dataset", tmp_path / "texts.jsonl", *paths(model), "--assignments", tmp_path / "out.jsonl")
+    run = assign(*options)
+    assert run.returncode == 0 and "5 documents, 2 of them without an in-vocabulary term (-1)\n" in run.stderr, (
+        run.stderr
+    )
     rows = list(map(json.loads, (tmp_path / "out.jsonl").open()))
-    service = start("transformer.py", *paths(model))
+    lowest, higher, _ = sorted(row["similarity"] for row in rows if row["similarity"])
+    least = f"{(lowest + higher) / 2:.4f}"
+    run = assign(*options, "--min-similarity", least)
+    assert f" 2 of them without an in-vocabulary term (-1), 1 less similar than {least} (-1)\n" in run.stderr, (
+        run.stderr
+    )
+    rejecting = list(map(json.loads, (tmp_path / "out.jsonl").open()))
+    assert rejecting == [row | {"cluster": -1} if row["similarity"] == lowest else row for row in rows]
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/model.joblib").symlink_to(model / "model.joblib")
+    predictor = start("tests/doubles/sklearn_predictor.py", "--model_dir", tmp_path / "model")
+    service = start_transformer(model, predictor, "v1", "--min-similarity", least)
     try:
-        wait_until_ready(service)
-        assert [row["cluster"] for row in rows] == service.predict(texts)
+        wait_until_ready(predictor), wait_until_ready(service)
+        assert [row["cluster"] for row in rejecting] == service.predict(texts)
         explanations = service.post("explain", {"instances": texts})[1]["explanations"]
+        counts = {name: counted(service, name) for name in ("documents", "rejected_documents")}
     finally:
-        stop(service)
-    for row, explanation in zip(rows, explanations):
+        stop(service), stop(predictor)
+    for row, nearest, explanation in zip(rejecting, rows, explanations):
+        assert row["cluster"] == explanation["cluster"]
         assert row["similarity"] == pytest.approx(explanation["similarity"])
         runner_up = explanation["runner_up"] or {"cluster": None, "similarity": None}
         assert row["runner_up"] == runner_up["cluster"]
         assert row["runner_up_similarity"] == pytest.approx(runner_up["similarity"])
+        if row != nearest:
+            assert [cluster["cluster"] for cluster in explanation["nearest"]] == [nearest["cluster"]]
+            assert explanation["min_similarity"] == float(least) and not explanation["top_terms"]
+    # The drift rules compare with a training that rejects nothing, so a rejected document counts in its nearest cluster.
+    assert counts["documents"] == dict.fromkeys(range(TOPICS), 0) | Counter(row["cluster"] for row in rows)
+    assert sum(counts["rejected_documents"].values()) == 1
+    assert counts["rejected_documents"][next(row["cluster"] for row in rows if row["similarity"] == lowest)] == 1
+
+
+def counted(service, name: str) -> dict[int, int]:
+    """A counter of the service by cluster."""
+    samples = re.findall(
+        rf'^textclustering_{name}_total{{cluster="(-?\d+)",.*}} (\S+)$', service.metrics(), re.MULTILINE
+    )
+    return {int(cluster): int(float(count)) for cluster, count in samples}
+
+
+def test_a_minimum_similarity_needs_assignments_and_centroids(model, table, tmp_path):
+    run = train(table, tmp_path, "--min-similarity", "0.4")
+    assert run.returncode == 2 and "--min-similarity is about the file of --assignments" in run.stderr
+    shutil.copy(model / "transformer.joblib", tmp_path)
+    options = ("--transformer-path", tmp_path / "transformer.joblib", "--predictor_host", "localhost")
+    run = run_program("transformer.py", "--min-similarity", "0.4", *options)
+    assert run.returncode == 1 and "--min-similarity needs the centroids in" in run.stderr
 
 
 @pytest.mark.parametrize("name", ["out.csv", "out.CSV.gz", "out.jsonl.gz"])
@@ -230,7 +271,7 @@ def test_a_full_disk_leaves_the_previous_assignments_as_they_were(tmp_path, monk
     numbers, cosines = np.zeros(1_000, np.int32), np.random.default_rng(0).random(1_000)
     for name in ("out.parquet", "out.csv", "out.jsonl.gz"):
         (tmp_path / name).write_text("before")
-        with pytest.raises(OSError, match="No space left"), assignment_file(tmp_path / name) as write:
+        with pytest.raises(OSError, match="No space left"), assignment_file(tmp_path / name, None) as write:
             (temporary,) = [path for path in tmp_path.iterdir() if path.name.startswith(f".{name}")]
             with open("/dev/full", "wb") as full:
                 os.dup2(full.fileno(), descriptor_of(temporary))

@@ -79,7 +79,7 @@ def test_an_earlier_assignment_file_is_replaced_and_another_file_only_with_overw
     path = place / f"out{suffix}"
     path.write_bytes(b"")
     check_outputs(["in.csv"], assignment_output(path), False)
-    with contextlib.suppress(OSError), assignment_file(path):
+    with contextlib.suppress(OSError), assignment_file(path, None):
         pass
     path.write_bytes(b"text,label\nprecious,a\n")
     with pytest.raises(BadInput, match=r"was not written by this project.*--overwrite"):

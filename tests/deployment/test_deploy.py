@@ -178,6 +178,15 @@ def test_replicas_are_bound_and_fixed_ones_do_without_knatives_activator(deploy)
         assert (part["minReplicas"], part["maxReplicas"], part["annotations"][burst]) == (2, 2, "0")
 
 
+def test_a_minimum_similarity_is_an_argument_of_the_transformer_and_makes_new_pods(deploy):
+    option = ["--min-similarity", "0.4"]
+    (with_it, without) = (dry_run(deploy, *flags)[1]["InferenceService"]["spec"] for flags in (option, []))
+    arguments = without["transformer"]["containers"][0]["args"]
+    assert with_it["transformer"]["containers"][0]["args"] == arguments + option
+    digest = "mlops-poc/spec-sha256"
+    assert with_it["predictor"]["annotations"][digest] != without["predictor"]["annotations"][digest]
+
+
 def test_the_inference_service_fits_kserves_published_schema(deploy):
     _, manifests = dry_run(deploy)
     service = manifests["InferenceService"]

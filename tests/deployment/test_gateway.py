@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from deployment.gateway import Gateway, NoAnswer
+from deployment.gateway import Gateway, NoAnswer, WrongAnswer
 from deployment.verification import show_sample
 
 PAGES = {"/serving/ns/page/ui": (200, "text/html; charset=utf-8"), "/serving/ns/other/ui": (200, "application/json")}
@@ -50,6 +50,17 @@ def test_smoke_test_insists_on_the_predictor_and_other_requests_do_not(gateway):
     gateway.smoke_test("s.example.com", CLUSTERS)
     assert gateway.predict("s.example.com", ["term3"]) == [3]
     assert [headers["Predictor-Bypass"] for headers in received] == ["off", None]
+
+
+def test_a_minimum_similarity_that_rejects_top_terms_is_named(gateway):
+    gateway, _ = gateway
+    rejected = [{"cluster": 7, "terms": [["term-1", 1.0]]}]  # the double answers -1
+    with pytest.raises(
+        WrongAnswer, match=r"--min-similarity 0.9 rejects the top terms of 1 of 2 .* cluster 7 \(term-1\)"
+    ):
+        gateway._replace(min_similarity=0.9).smoke_test("s.example.com", [*CLUSTERS[:1], *rejected])
+    with pytest.raises(WrongAnswer, match="the store holds another model"):
+        gateway.smoke_test("s.example.com", [*CLUSTERS[:1], *rejected])
 
 
 def test_the_address_of_the_page_is_logged_where_the_gateway_maps_its_path(gateway, caplog, capsys):

@@ -31,7 +31,11 @@ RULES = [PRODUCT / "drift.yml", PRODUCT / "platform.yml"]
 VECTORS = {0: [1.0, 0.0], 7: [0.0, 1.0]}
 SUMMARY = {
     "settings": {"sample": 40},
-    "baseline": {"unknown": 0.1, "similarity": {"0.05": 0.5, "0.25": 0.8, "0.5": 0.9, "0.75": 0.95, "0.95": 0.99}},
+    "baseline": {
+        "unknown": 0.1,
+        "rejected": {"0.9": 0.1},
+        "similarity": {"0.05": 0.5, "0.25": 0.8, "0.5": 0.9, "0.75": 0.95, "0.95": 0.99},
+    },
     "clusters": [
         {
             "cluster": 7,
@@ -93,7 +97,7 @@ def watched(tmp_path_factory):
     """Run Prometheus and a pod that exports the metrics of a model; yields its URL and the metrics."""
     port = free_port()
     server, thread = prometheus_client.start_http_server(port, "127.0.0.1")
-    metrics = Metrics("watched", "v1", described_clusters(SUMMARY), SUMMARY)
+    metrics = Metrics("watched", "v1", described_clusters(SUMMARY), SUMMARY, min_similarity=0.9)
     pods = [
         pod(port),
         pod(port, pod_container_port_number="9091"),
@@ -131,12 +135,13 @@ def test_drift_shows_which_clusters_grow_and_which_shrink(watched):
     url, metrics = watched
     for _ in range(4):  # over some scrapes
         before = query(url, "sum(textclustering_documents_total)")
-        metrics.observe(np.array([VECTORS[0]] * 20), np.zeros(20, int), range(20))
+        metrics.observe(np.zeros(20, int), np.array([1.0] * 15 + [0.8] * 5), range(20))
         wait_for(lambda before=before: query(url, "sum(textclustering_documents_total)") > before, 30)
     wait_for(lambda: query(url, 'textclustering:documents{window="1h",cluster="0"} > 40'), 30)
     shown = drift("--prometheus", url, "--clusters", "2").stdout
     assert "watched v1 in kserve-textclustering" in shown
     assert re.search(r"\n  median similarity +0.900 +0.9\d\d +0.9\d\d\n", shown)
+    assert re.search(r"\n  rejected by --min-similarity +9.0% +25.0% +25.0%\n", shown)
     grown, shrunk = re.search(r"\n( +0 hockey .*)\n( +7 orbit, moon, nasa .*)\n +1 more changed", shown).groups()
     assert re.fullmatch(r" +0 hockey +22.5% +100.0% +100.0% +\+77.5", grown)
     assert re.fullmatch(r" +7 orbit, moon, nasa +67.5% +0.0% +0.0% +-67.5", shrunk)
@@ -174,7 +179,7 @@ def test_a_repeated_text_is_counted_once(watched):
     _, metrics = watched
     before = metrics.distinct
     for text_hash in (1_000, 1_001, 1_000, 1_001, 1_000):  # a health probe with two texts
-        metrics.observe(np.array([VECTORS[0]]), np.zeros(1, int), [text_hash])
+        metrics.observe(np.zeros(1, int), np.ones(1), [text_hash])
     assert metrics.distinct == before + 2
     metrics.count_distinct(range(2_000, 4_000))
     assert metrics.distinct == before + 2 + 2_000 and len(metrics.recent) == RECENT_TEXTS

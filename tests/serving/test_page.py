@@ -215,6 +215,19 @@ def test_a_text_without_a_vocabulary_word_is_explained(open_page):
     assert page.locator(".scale").count() == 0
 
 
+def test_a_text_too_far_from_all_clusters_is_explained_by_the_nearest_one(open_page):
+    page = open_page()
+    nearest = {"cluster": 0, "top_terms": ["orbit", "moon"], "similarity": 0.21}
+    rejected = {"cluster": -1, "top_terms": [], "similarity": 0.21, "min_similarity": 0.4, "nearest": [nearest]}
+    answer = {**rejected, "runner_up": None, "shares": [{"term": "snapshot", "share": 0.21}]}
+    page.route("**/*:explain", lambda route: route.fulfill(json={"explanations": [answer]}))
+    find(page, "snapshot")
+    assert page.inner_text("#result h3") == "No cluster (-1)"
+    shown = page.inner_text("#result")
+    assert "the nearest one, cluster 0, is 0.210, and this service requires 0.4" in shown and "Top terms: orbit" in shown
+    assert page.locator(".scale .mark").count() == 1
+
+
 @pytest.mark.parametrize(("text", "direction"), [(ARABIC, "rtl"), (CHINESE, "ltr")])
 def test_texts_in_other_scripts_have_their_direction_and_their_known_words(open_page, text, direction):
     page = find(open_page(360), text)
