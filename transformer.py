@@ -27,9 +27,10 @@ from typing import Any, NamedTuple
 
 import kserve
 import numpy as np
-from kserve import InferRequest, InferResponse
+from kserve import InferOutput, InferRequest, InferResponse
 from kserve.model_server import app
 from kserve.predictor_config import PredictorConfig
+from kserve.utils.numpy_codec import from_np_dtype
 from kserve.utils.utils import get_predict_response
 from starlette.middleware.cors import CORSMiddleware
 
@@ -41,7 +42,7 @@ from model.clusters import NO_CLUSTER, Clusters, described_clusters, reject_dist
 from model.projection import Lsa, Weights
 from serving import kserve_overrides
 from serving.bodies import BodyDecoder
-from serving.documents import BadRequest, read_documents
+from serving.documents import BadRequest, read_documents, read_top
 from serving.explanations import Explainer
 from serving.log_privacy import hide_request_texts
 from serving.metrics import Metrics
@@ -51,6 +52,7 @@ from serving.predictor_client import Headers, PredictorUnavailable
 from serving.server import Server, use_uvloop
 
 LARGE_BATCH = 2**16  # characters
+NO_CENTROIDS = "Explanations and nearest clusters need clusters.json beside the transformer's joblib file."
 
 log = logging.getLogger("kserve.transformer")  # inherits format and level from KServe's logger
 
@@ -131,6 +133,7 @@ class Batch(NamedTuple):
     text_hashes: list[int]
     weights: Weights
     vectors: np.ndarray  # unit vectors, shape (documents, dimensions); zero: no in-vocabulary term
+    top: int  # how many of the nearest clusters are requested as well
 
 
 class TextClustering(kserve.Model):
@@ -162,12 +165,14 @@ class TextClustering(kserve.Model):
         self.ready = True
 
     async def preprocess(self, payload: dict[str, Any] | InferRequest, headers: Headers | None = None) -> Batch:
-        documents = read_documents(payload, self.max_documents)
+        documents, top = read_documents(payload, self.max_documents), read_top(payload)
+        if top and self.explainer is None:
+            raise BadRequest(NO_CENTROIDS)
         characters = sum(map(len, documents))
         weights, vectors = await self.run(characters, self.weigh_and_project, documents)
         # Start and length suffice to recognize a repeated text, and are faster to hash.
         text_hashes = [hash(text[:200]) ^ len(text) for text in documents]
-        return Batch(payload, characters, text_hashes, weights, vectors)
+        return Batch(payload, characters, text_hashes, weights, vectors, top)
 
     def weigh_and_project(self, documents: list[str]) -> tuple[Weights, np.ndarray]:
         weights = self.lsa.weigh(documents)
@@ -205,10 +210,12 @@ class TextClustering(kserve.Model):
             BadRequest: there are no centroids because clusters.json is missing.
         """
         if self.explainer is None:
-            raise BadRequest("Explanations need clusters.json beside the transformer's joblib file.")
+            raise BadRequest(NO_CENTROIDS)
         numbers = await self.assign(batch.vectors, headers)
         explain = self.explainer.explain
-        return {"explanations": await self.run(batch.characters, explain, batch.weights, batch.vectors, numbers)}
+        return {
+            "explanations": await self.run(batch.characters, explain, batch.weights, batch.vectors, numbers, batch.top)
+        }
 
     def postprocess(
         self, result: tuple[Batch, np.ndarray] | dict[str, Any], headers: Headers | None = None
@@ -216,7 +223,13 @@ class TextClustering(kserve.Model):
         if isinstance(result, dict):
             return result  # an explanation
         batch, numbers = result
-        return get_predict_response(batch.request, numbers, self.name)
+        response = get_predict_response(batch.request, numbers, self.name)
+        if self.explainer and batch.top and isinstance(batch.request, InferRequest):
+            for name, values in self.explainer.nearest_tensors(batch.vectors, batch.top).items():
+                tensor = InferOutput(name, list(values.shape), from_np_dtype(values.dtype))
+                tensor.set_data_from_numpy(values, binary_data=batch.request.use_binary_outputs)
+                response.outputs.append(tensor)
+        return response
 
     def check_ready(self) -> None:
         """Raises PredictorUnavailable until the predictor has passed a check."""

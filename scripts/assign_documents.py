@@ -4,8 +4,7 @@
     python ./scripts/assign_documents.py --dataset tickets.csv --assignments tickets-clusters.csv
 
 The results are those of the service: -1 for a document without an in-vocabulary term and, with --min-similarity, for
-one that is too far from all clusters. The model is the three files
-that text_clustering.py wrote.
+one that is too far from all clusters. The model is the three files that text_clustering.py wrote.
 """
 
 import argparse
@@ -19,7 +18,7 @@ if __name__ == "__main__":
 
 import coloredlogs
 
-from assignment.assignment_file import add_assignment_options, assignment_file, assignment_output
+from assignment.assignment_file import Selection, add_assignment_options, assignment_file, assignment_output
 from assignment.parallel import add_engine_options, assign_all
 from corpus.protection import add_overwrite_option, check_outputs
 from corpus.source import CorpusError, add_dataset_options, source_of
@@ -48,8 +47,11 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def load_assigner(model_path: Path, transformer_path: Path) -> tuple[Assigner, dict[int, str]]:
+def load_assigner(model_path: Path, transformer_path: Path, top: int = 0) -> tuple[Assigner, dict[int, str]]:
     """Load a model with the same checks as the service.
+
+    Args:
+        top: how many of the nearest clusters the assigner finds beside the two nearest.
 
     Returns:
         The assigner, and the names that people gave to clusters.
@@ -62,15 +64,15 @@ def load_assigner(model_path: Path, transformer_path: Path) -> tuple[Assigner, d
     lsa = Lsa(artefacts.load_pipeline(transformer_path, summary))
     centroids = artefacts.load(model_path, summary).cluster_centers_
     names = {cluster["cluster"]: cluster["name"] for cluster in summary["clusters"] if "name" in cluster}
-    return Assigner(lsa, centroids, [cluster["cluster"] for cluster in summary["clusters"]]), names
+    return Assigner(lsa, centroids, [cluster["cluster"] for cluster in summary["clusters"]], top), names
 
 
 def assign(arguments: argparse.Namespace) -> None:
     check_outputs(arguments.dataset, assignment_output(arguments.assignments), arguments.overwrite)
-    assigner, names = load_assigner(arguments.model_path, arguments.transformer_path)
+    assigner, names = load_assigner(arguments.model_path, arguments.transformer_path, arguments.top)
     source = source_of(arguments)
     documents = 0
-    with assignment_file(arguments.assignments, arguments.min_similarity) as write:
+    with assignment_file(arguments.assignments, Selection(arguments.min_similarity, arguments.top)) as write:
         for batch, assigned in assign_all(assigner, source.batches(), "assign", None, arguments.jobs, arguments.dask):
             write(batch, assigned, names)
             documents += len(batch.documents)

@@ -30,7 +30,7 @@ from typing import Any
 
 import coloredlogs
 
-from assignment.assignment_file import add_assignment_options, assignment_file
+from assignment.assignment_file import Selection, add_assignment_options, assignment_file
 from assignment.parallel import add_engine_options, assign_all
 from corpus.documents import Batch
 from corpus.protection import add_overwrite_option
@@ -136,7 +136,8 @@ def assign_documents(
     fitted: FittedModel, sample: Sample, source: Source, arguments: argparse.Namespace
 ) -> Iterator[tuple[Batch, tuple[Assigned, TermSums]]]:
     """Assign all documents of the corpus, in batches. A sample that is the whole corpus is not read again."""
-    assigner = Assigner(Lsa(fitted.pipeline), fitted.model.cluster_centers_, fitted.continuation.numbers)
+    numbers = fitted.continuation.numbers
+    assigner = Assigner(Lsa(fitted.pipeline), fitted.model.cluster_centers_, numbers, arguments.top)
     if not sample.is_whole_corpus:
         yield from assign_all(
             assigner, source.batches(), "assign_and_sum", sample.documents, arguments.jobs, arguments.dask
@@ -176,7 +177,8 @@ def main() -> None:
     warnings.filterwarnings("ignore", "Number of distinct clusters")  # of each run; fit_model warns once
     with report_errors(log):
         check_before_training(arguments, REPORT_FILE if arguments.report else None)
-        with assignment_file(arguments.assignments, arguments.min_similarity) as write_assignments:
+        selection = Selection(arguments.min_similarity, arguments.top)
+        with assignment_file(arguments.assignments, selection) as write_assignments:
             train(arguments, write_assignments)
 
 

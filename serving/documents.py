@@ -4,6 +4,7 @@ from typing import Any
 
 from kserve import InferInput, InferRequest
 from kserve.errors import InvalidInput
+from kserve.protocol.grpc.grpc_predict_v2_pb2 import InferParameter
 
 from model.request_texts import BadTexts, read_instances, read_tensor
 
@@ -33,6 +34,26 @@ def read_documents(payload: dict[str, Any] | InferRequest, max_documents: int) -
         return read_instances(payload, max_documents)
     except BadTexts as error:
         raise BadRequest(error.reason, error.logged) from error
+
+
+def read_top(request: dict[str, Any] | InferRequest) -> int:
+    """How many of the nearest clusters a request asks for: "top" of a v1 request, a parameter of a v2 request; else 0.
+
+    Raises:
+        BadRequest: it is not a whole number above 0.
+    """
+    if isinstance(request, InferRequest):
+        top = (request.parameters or {}).get("top")
+        if isinstance(top, InferParameter):
+            top = getattr(top, top.WhichOneof("parameter_choice") or "", None)
+    else:
+        top = request.get("top")
+    if top is None:
+        return 0
+    if type(top) is not int or top < 1:
+        expected = "expected a whole number above 0, such as 3."
+        raise BadRequest(f'"top" is {top!r}: {expected}', f'"top" is something else: {expected}')
+    return top
 
 
 def read_request(request: InferRequest, max_documents: int) -> list[str]:

@@ -25,21 +25,22 @@ class Explainer:
         self.lsa, self.clusters, self.min_similarity = lsa, clusters, min_similarity
         self.described = {cluster["cluster"]: cluster for cluster in summary["clusters"]} if summary else {}
 
-    def explain(self, weights: Weights, vectors: np.ndarray, numbers: np.ndarray) -> list[dict[str, Any]]:
+    def explain(self, weights: Weights, vectors: np.ndarray, numbers: np.ndarray, top: int = 0) -> list[dict[str, Any]]:
         """Explain which terms pulled each document to its cluster.
 
         Args:
             weights: from Lsa.weigh.
             vectors: shape (documents, dimensions).
             numbers: of the nearest clusters or NO_CLUSTER, shape (documents,).
+            top: how many of the nearest clusters to describe; 0: none but the cluster and the runner-up.
         """
         return [
-            self.explain_document(weights.columns[row], weights.values[row], vector, number)
+            self.explain_document(weights.columns[row], weights.values[row], vector, number, top)
             for row, vector, number in zip(weights.rows(), vectors, numbers.tolist())
         ]
 
     def explain_document(
-        self, columns: np.ndarray, weights: np.ndarray, vector: np.ndarray, number: int
+        self, columns: np.ndarray, weights: np.ndarray, vector: np.ndarray, number: int, top: int
     ) -> dict[str, Any]:
         """Split the similarity of a document to its cluster into shares of its terms.
 
@@ -55,21 +56,27 @@ class Explainer:
             columns, weights: of its terms, shape (terms,).
         """
         if number == NO_CLUSTER:
-            return UNKNOWN
+            return {**UNKNOWN, **({"nearest": []} if top else {})}
         terms, projections = self.lsa.terms[columns], self.lsa.projection[columns]
         pulls = weights * (projections @ self.clusters.unit_centroids[number])
         shares = pulls / np.linalg.norm(weights @ projections)
-        distances = self.clusters.distances(vector)
-        distances[number] = np.inf
-        runner_up = int(distances.argmin())
-        nearest = self.similarity(vector, number)
-        if self.min_similarity and nearest["similarity"] < self.min_similarity:
-            rejected = {"cluster": NO_CLUSTER, "top_terms": [], "similarity": nearest["similarity"]}
-            nearest = {**rejected, "min_similarity": self.min_similarity, "nearest": [nearest]}
+        others = self.clusters.ranking(vector[np.newaxis], max(top, 2) + 1)[0].tolist()
+        ranked = [number, *(other for other in others if other != number)][: max(top, 2)]
+        nearest = [self.similarity(vector, number) for number in ranked]
+        is_rejected = self.min_similarity is not None and nearest[0]["similarity"] < self.min_similarity
         return {
-            **nearest,
-            "runner_up": self.similarity(vector, runner_up) if np.isfinite(distances[runner_up]) else None,
+            **(self.rejected(nearest[0]) if is_rejected else nearest[0]),
+            "runner_up": nearest[1] if len(nearest) > 1 else None,
             "shares": [{"term": terms[i], "share": shares[i].item()} for i in np.argsort(-shares)],
+            **({"nearest": nearest[: max(top, 1)]} if top or is_rejected else {}),
+        }
+
+    def rejected(self, nearest: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "cluster": NO_CLUSTER,
+            "top_terms": [],
+            "similarity": nearest["similarity"],
+            "min_similarity": self.min_similarity,
         }
 
     def similarity(self, vector: np.ndarray, number: int) -> dict[str, Any]:
@@ -79,4 +86,26 @@ class Explainer:
             **({"name": cluster["name"]} if "name" in cluster else {}),
             "top_terms": [term for term, _ in cluster["terms"]],
             "similarity": float(self.clusters.unit_centroids[number] @ vector),
+        }
+
+    def nearest_tensors(self, vectors: np.ndarray, top: int) -> dict[str, np.ndarray]:
+        """Number, similarity and name of the clusters nearest to each document, as tensors of the v2 protocol by name.
+
+        A document without an in-vocabulary term has -1, 0 and "".
+
+        Args:
+            vectors: shape (documents, dimensions).
+
+        Returns:
+            Arrays of shape (documents, top), or with fewer columns if there are fewer clusters.
+        """
+        known = vectors.any(axis=1)
+        numbers = self.clusters.ranking(vectors, top)
+        similarities = [self.clusters.similarities(vectors, column) for column in numbers.T]
+        numbers[~known] = NO_CLUSTER
+        names = {number: cluster.get("name", "") for number, cluster in self.described.items()}
+        return {
+            "nearest": numbers,
+            "similarity": np.column_stack(similarities),
+            "name": np.array([[names.get(n, "") for n in row] for row in numbers.tolist()], dtype=object),
         }

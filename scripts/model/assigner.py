@@ -20,6 +20,8 @@ class Assigned(NamedTuple):
     similarities: np.ndarray  # cosine to the centroid of the cluster
     runners_up: np.ndarray  # the second nearest clusters; NO_CLUSTER if there is only one cluster
     runner_up_similarities: np.ndarray
+    nearest: np.ndarray  # the nearest clusters in order, shape (documents, top); of all documents
+    nearest_similarities: np.ndarray
     margins: np.ndarray  # distance to the runner-up's centroid less the distance to the cluster's
 
 
@@ -37,10 +39,11 @@ class Assigner:
         lsa: the fitted pipeline.
         centroids: row n is the centroid of cluster n, shape (rows, dimensions).
         numbers: the cluster numbers; the other rows are placeholders for unused numbers.
+        top: how many of the nearest clusters to find beside the two nearest.
     """
 
-    def __init__(self, lsa: Lsa, centroids: np.ndarray, numbers: list[int]) -> None:
-        self.lsa, self.clusters = lsa, Clusters(centroids, numbers)
+    def __init__(self, lsa: Lsa, centroids: np.ndarray, numbers: list[int], top: int = 0) -> None:
+        self.lsa, self.clusters, self.top = lsa, Clusters(centroids, numbers), top
 
     def assign(self, documents: list[str]) -> Assigned:
         return self.nearest(self.lsa.transform(documents))
@@ -63,11 +66,14 @@ class Assigner:
         # |x - c| from half the squared distance less |x|² / 2, where |x| = 1
         margins = np.sqrt((1 + 2 * next_nearest).clip(0)) - np.sqrt((1 + 2 * nearest).clip(0))
         two = np.isfinite(next_nearest)
+        ranking = self.clusters.ranking(vectors, self.top) if self.top else np.empty((len(vectors), 0), np.int32)
         return Assigned(
             np.where(known, numbers, NO_CLUSTER).astype(np.int32),
             np.where(known, self.clusters.similarities(vectors, numbers), np.nan),
             np.where(known & two, runners_up, NO_CLUSTER).astype(np.int32),
             np.where(known & two, self.clusters.similarities(vectors, runners_up), np.nan),
+            ranking,
+            np.array([self.clusters.similarities(vectors, column) for column in ranking.T]).T,
             np.where(known, margins, np.nan),
         )
 

@@ -33,6 +33,14 @@ class Clusters:
         """The number of the cluster nearest to each vector; shape (documents,)."""
         return self.distances(vectors).argmin(axis=1)
 
+    def ranking(self, vectors: np.ndarray, top: int) -> np.ndarray:
+        """The numbers of the clusters nearest to each vector, the nearest first; shape (documents, top).
+
+        If there are fewer clusters, there are fewer columns.
+        """
+        order = self.distances(vectors).argsort(axis=1, kind="stable")
+        return order[:, : min(top, len(self.numbers))].astype(np.int32)
+
     def similarities(self, vectors: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         """The cosine between each unit vector and the centroid of the cluster given for it; shape (documents,)."""
         return np.einsum("ij,ij->i", vectors, self.unit_centroids[numbers])

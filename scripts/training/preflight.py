@@ -24,8 +24,8 @@ def check_before_training(arguments: argparse.Namespace, report: str | None) -> 
     Raises:
         BadInput: an output cannot be written, or would replace or join what it must not.
     """
-    if arguments.min_similarity and not arguments.assignments:
-        raise BadInput("--min-similarity is about the file of --assignments: give that as well.")
+    if (arguments.min_similarity or arguments.top) and not arguments.assignments:
+        raise BadInput("--min-similarity and --top are about the file of --assignments: give that as well.")
     names = [CLUSTERS_FILE, MODEL_FILE, TRANSFORMER_FILE, *([report] if report else [])]
     outputs = [Output(arguments.output_dir / name, "--output-dir", is_of_a_training) for name in names]
     check_outputs(arguments.dataset, [*outputs, *assignment_output(arguments.assignments)], arguments.overwrite)

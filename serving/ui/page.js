@@ -10,7 +10,7 @@ const SHOWN_TITLE = 200;
 const SHADED_FROM = 0.02; // of the largest share: smaller ones cannot be seen
 const TRAFFIC_EVERY = 10_000; // ms
 const NO_CLUSTER = -1;
-// As in scripts/assignment/assignment_file.py: an apostrophe before a formula makes spreadsheets show it as text.
+// As in scripts/assignment/table_file.py: an apostrophe before a formula makes spreadsheets show it as text.
 const FORMULA = /(^|;)(?='*\s*[=+\-@\t\r＝＋－＠])/g;
 
 const byId = (id) => document.getElementById(id);

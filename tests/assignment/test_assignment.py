@@ -21,7 +21,8 @@ from scipy.sparse import csr_matrix
 from sklearn.preprocessing import normalize
 
 from assign_documents import load_assigner
-from assignment.assignment_file import assignment_file, without_formula
+from assignment.assignment_file import Selection, assignment_file
+from assignment.table_file import without_formula
 from corpus.documents import Batch
 from model.artefacts import ArtefactError
 from model.assigner import Assigned, Assigner
@@ -134,11 +135,12 @@ def test_batch_prediction_answers_what_the_service_answers(model, tmp_path):
     rows = list(map(json.loads, (tmp_path / "out.jsonl").open()))
     lowest, higher, _ = sorted(row["similarity"] for row in rows if row["similarity"])
     least = f"{(lowest + higher) / 2:.4f}"
-    run = assign(*options, "--min-similarity", least)
+    run = assign(*options, "--min-similarity", least, "--top", TOPICS + 1, "--overwrite")
     assert f" 2 of them without an in-vocabulary term (-1), 1 less similar than {least} (-1)\n" in run.stderr, (
         run.stderr
     )
-    rejecting = list(map(json.loads, (tmp_path / "out.jsonl").open()))
+    listing = list(map(json.loads, (tmp_path / "out.jsonl").open()))
+    rejecting = [{name: value for name, value in row.items() if not name.startswith("top_")} for row in listing]
     assert rejecting == [row | {"cluster": -1} if row["similarity"] == lowest else row for row in rows]
     (tmp_path / "model").mkdir()
     (tmp_path / "model/model.joblib").symlink_to(model / "model.joblib")
@@ -147,18 +149,22 @@ def test_batch_prediction_answers_what_the_service_answers(model, tmp_path):
     try:
         wait_until_ready(predictor), wait_until_ready(service)
         assert [row["cluster"] for row in rejecting] == service.predict(texts)
-        explanations = service.post("explain", {"instances": texts})[1]["explanations"]
+        explanations = service.post("explain", {"instances": texts, "top": TOPICS})[1]["explanations"]
         counts = {name: counted(service, name) for name in ("documents", "rejected_documents")}
     finally:
         stop(service), stop(predictor)
-    for row, nearest, explanation in zip(rejecting, rows, explanations):
+    for row, nearest, explanation in zip(listing, rows, explanations):
         assert row["cluster"] == explanation["cluster"]
         assert row["similarity"] == pytest.approx(explanation["similarity"])
         runner_up = explanation["runner_up"] or {"cluster": None, "similarity": None}
         assert row["runner_up"] == runner_up["cluster"]
         assert row["runner_up_similarity"] == pytest.approx(runner_up["similarity"])
-        if row != nearest:
-            assert [cluster["cluster"] for cluster in explanation["nearest"]] == [nearest["cluster"]]
+        described = explanation["nearest"] + [{}] * (TOPICS + 1 - len(explanation["nearest"]))
+        for place, cluster in enumerate(described, start=1):
+            assert row[f"top_{place}"] == cluster.get("cluster") and row[f"top_{place}_name"] == cluster.get("name")
+            assert row[f"top_{place}_similarity"] == pytest.approx(cluster.get("similarity"))
+        if row["similarity"] == lowest:
+            assert explanation["nearest"][0]["cluster"] == nearest["cluster"] != explanation["cluster"]
             assert explanation["min_similarity"] == float(least) and not explanation["top_terms"]
     # The drift rules compare with a training that rejects nothing, so a rejected document counts in its nearest cluster.
     assert counts["documents"] == dict.fromkeys(range(TOPICS), 0) | Counter(row["cluster"] for row in rows)
@@ -176,7 +182,7 @@ def counted(service, name: str) -> dict[int, int]:
 
 def test_a_minimum_similarity_needs_assignments_and_centroids(model, table, tmp_path):
     run = train(table, tmp_path, "--min-similarity", "0.4")
-    assert run.returncode == 2 and "--min-similarity is about the file of --assignments" in run.stderr
+    assert run.returncode == 2 and "--min-similarity and --top are about the file of --assignments" in run.stderr
     shutil.copy(model / "transformer.joblib", tmp_path)
     options = ("--transformer-path", tmp_path / "transformer.joblib", "--predictor_host", "localhost")
     run = run_program("transformer.py", "--min-similarity", "0.4", *options)
@@ -271,7 +277,7 @@ def test_a_full_disk_leaves_the_previous_assignments_as_they_were(tmp_path, monk
     numbers, cosines = np.zeros(1_000, np.int32), np.random.default_rng(0).random(1_000)
     for name in ("out.parquet", "out.csv", "out.jsonl.gz"):
         (tmp_path / name).write_text("before")
-        with pytest.raises(OSError, match="No space left"), assignment_file(tmp_path / name, None) as write:
+        with pytest.raises(OSError, match="No space left"), assignment_file(tmp_path / name, Selection()) as write:
             (temporary,) = [path for path in tmp_path.iterdir() if path.name.startswith(f".{name}")]
             with open("/dev/full", "wb") as full:
                 os.dup2(full.fileno(), descriptor_of(temporary))

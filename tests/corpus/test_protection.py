@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from assignment.assignment_file import assignment_file, assignment_output
+from assignment.assignment_file import Selection, assignment_file, assignment_output
 from corpus.protection import check_outputs
 from failure import BadInput
 from support.programs import run_program
@@ -79,7 +79,7 @@ def test_an_earlier_assignment_file_is_replaced_and_another_file_only_with_overw
     path = place / f"out{suffix}"
     path.write_bytes(b"")
     check_outputs(["in.csv"], assignment_output(path), False)
-    with contextlib.suppress(OSError), assignment_file(path, None):
+    with contextlib.suppress(OSError), assignment_file(path, Selection()):
         pass
     path.write_bytes(b"text,label\nprecious,a\n")
     with pytest.raises(BadInput, match=r"was not written by this project.*--overwrite"):

@@ -224,7 +224,9 @@ def test_a_text_too_far_from_all_clusters_is_explained_by_the_nearest_one(open_p
     find(page, "snapshot")
     assert page.inner_text("#result h3") == "No cluster (-1)"
     shown = page.inner_text("#result")
-    assert "the nearest one, cluster 0, is 0.210, and this service requires 0.4" in shown and "Top terms: orbit" in shown
+    assert (
+        "the nearest one, cluster 0, is 0.210, and this service requires 0.4" in shown and "Top terms: orbit" in shown
+    )
     assert page.locator(".scale .mark").count() == 1
 
 

@@ -374,3 +374,52 @@ def test_explanation_and_metrics_look_a_cluster_up_by_its_number(renumbered, ser
     (number,) = renumbered.predict([TEXT])
     assert metric(renumbered, number) > 0 and metric(renumbered, number - 1) == 0
     assert similarities(renumbered) > 0
+
+
+# ------------------------------------------------------------------------------------------------ nearest clusters
+
+
+def test_the_nearest_clusters_are_those_of_k_means_in_every_protocol(renumbered, artefacts):
+    model, pipeline = joblib.load(artefacts / "model.joblib"), joblib.load(artefacts / "transformer.joblib")
+    (vector,) = pipeline.transform([TEXT])
+    nearest = np.argsort(model.transform([vector])[0])[:3]
+    numbers, names = [2 * n + 1 for n in nearest.tolist()], [f"number {2 * n + 1}" for n in nearest.tolist()]
+    centroids = model.cluster_centers_[nearest]
+    similarities = centroids @ vector / np.linalg.norm(centroids, axis=1)
+
+    _, answer = renumbered.post("explain", {"instances": [TEXT, UNKNOWN], "top": 3})
+    known, unknown = (explanation["nearest"] for explanation in answer["explanations"])
+    assert [(cluster["cluster"], cluster["name"]) for cluster in known] == list(zip(numbers, names)) and unknown == []
+    assert [cluster["similarity"] for cluster in known] == pytest.approx(similarities)
+
+    tensor = {"name": "t", "shape": [2], "datatype": "BYTES", "data": [TEXT, UNKNOWN]}
+    _, answer = renumbered.post("infer", {"inputs": [tensor], "parameters": {"top": 3}})
+    contents = pb.InferTensorContents(bytes_contents=[TEXT.encode(), UNKNOWN.encode()])
+    parameters = {"top": pb.InferParameter(int64_param=3)}
+    over_grpc = infer_over_grpc(renumbered, shape=[2], contents=contents, parameters=parameters).outputs
+    fields = {"INT32": "int_contents", "FP64": "fp64_contents", "BYTES": "bytes_contents"}
+    values = {output.name: list(getattr(output.contents, fields[output.datatype])) for output in over_grpc}
+    values["name"] = [name.decode() for name in values["name"]]
+    for output in answer["outputs"]:
+        assert output["shape"] == ([2] if output["name"] == "output-0" else [2, 3])
+        assert output["data"] == values[output["name"]]
+    assert values["output-0"] == [numbers[0], -1] and values["nearest"] == [*numbers, -1, -1, -1]
+    assert values["similarity"] == pytest.approx([*similarities, 0, 0, 0]) and values["name"] == [*names, "", "", ""]
+
+
+@pytest.mark.parametrize("top", [0, -1, 2.5, "3", True, [3]])
+def test_a_number_of_nearest_clusters_that_is_none_is_refused(services, top):
+    service = services["in one process"]
+    before = len(log_of(service))
+    status, answer = service.post("explain", {"instances": [TEXT], "top": top})
+    assert status == 400 and "expected a whole number above 0" in answer["error"]
+    assert '"top" is something else' in log_of(service)[before:]
+    tensor = {"name": "t", "shape": [1], "datatype": "BYTES", "data": [TEXT]}
+    status, answer = service.post("infer", {"inputs": [tensor], "parameters": {"top": top}})
+    assert status == 400 and "top" in answer["error"]
+
+
+def test_without_it_there_are_as_few_tensors_as_ever(services):
+    tensor = {"name": "t", "shape": [1], "datatype": "BYTES", "data": [TEXT]}
+    _, answer = services["in one process"].post("infer", {"inputs": [tensor]})
+    assert [output["name"] for output in answer["outputs"]] == ["output-0"]

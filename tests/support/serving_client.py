@@ -12,9 +12,11 @@ TEXT = "Creates a snapshot of the database cluster and copies it to another regi
 UNKNOWN = "qzxv wvutz 12 34"
 
 
-def infer_over_grpc(service, raw_input_contents=(), compression=None, **tensor):
+def infer_over_grpc(service, raw_input_contents=(), compression=None, parameters=None, **tensor):
     request = pb.ModelInferRequest(model_name=NAME, raw_input_contents=raw_input_contents)
     request.inputs.add(**({"name": "input-0", "datatype": "BYTES", "shape": [1]} | tensor))
+    for name, value in (parameters or {}).items():
+        request.parameters[name].CopyFrom(value)
     with grpc.insecure_channel(f"localhost:{service.grpc_port}") as channel:
         return GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=60, compression=compression)
 
