@@ -66,6 +66,14 @@ def similarity(text: str) -> float:
     return value
 
 
+def merge(text: str) -> list[int]:
+    """Cluster numbers joined by +, at least two. Raises ArgumentTypeError for anything else."""
+    numbers = text.split("+")
+    if len(numbers) < 2 or not all(number.isdecimal() for number in numbers):
+        raise argparse.ArgumentTypeError(f"{text!r} is not two or more cluster numbers such as 3+7")
+    return list(map(int, numbers))
+
+
 def jobs(text: str) -> int:
     """A number of processes, or -1 for one per core. Raises ArgumentTypeError for anything else."""
     return -1 if text == "-1" else positive_int(text)

@@ -16,7 +16,7 @@ Based on scikit-learn's example "Clustering text documents using k-means":
 https://scikit-learn.org/stable/auto_examples/text/plot_document_clustering.html
 """
 
-from command_line import HelpFormatter, add_log_level_option, exit_on_interrupt, positive_int
+from command_line import HelpFormatter, add_log_level_option, exit_on_interrupt, merge, positive_int
 
 if __name__ == "__main__":
     exit_on_interrupt()
@@ -50,6 +50,7 @@ from training.progress import timed
 from training.sample import Sample, limit_dimensions, read_sample
 from training.scores import log_rejections, log_scores, measure_scores
 from training.summary import check_statistics, describe_clusters, summarise_training
+from training.terms_file import add_terms_option, write_terms
 
 REPORT_FILE = "report.html"
 CLUSTERS = 20
@@ -84,10 +85,19 @@ def parse_arguments() -> argparse.Namespace:
         "files, or s3://BUCKET/NAME/VERSION/ as uploaded by deploy_service.py",
     )
     parser.add_argument(
+        "--merge",
+        type=merge,
+        action="append",
+        default=[],
+        metavar="N+N",
+        help="merge clusters of the --like model, such as 3+7+9: the first number survives; can be repeated",
+    )
+    parser.add_argument(
         "--keep-boilerplate", action="store_true", help="use also the lines that recur in many documents"
     )
     add_engine_options(parser)
     add_assignment_options(parser)
+    add_terms_option(parser)
     parser.add_argument("--output-dir", type=Path, default=Path("."), metavar="DIR", help="folder for the files")
     parser.add_argument(
         "--report", action="store_true", help=f"also write {REPORT_FILE}, which presents the clusters in a browser"
@@ -102,8 +112,8 @@ def train(arguments: argparse.Namespace, write_assignments: Callable[[Batch, Ass
     """Read a sample, fit the model, assign all documents, describe the clusters, write the files."""
     if arguments.report:
         import report.page  # noqa: F401 - without Bokeh this fails here instead of after the training
-    earlier = read_earlier_model(arguments.like, arguments.s3_endpoint) if arguments.like else None
-    lowest, highest = arguments.clusters or [len(earlier.summary["clusters"]) if earlier else CLUSTERS] * 2
+    earlier = read_earlier_model(arguments.like, arguments.s3_endpoint, arguments.merge) if arguments.like else None
+    lowest, highest = arguments.clusters or [len(earlier.sizes()) if earlier else CLUSTERS] * 2
     source = source_of(arguments)
     sample = read_sample(source, arguments.sample, lowest, arguments.seed, arguments.keep_boilerplate)
     lsa = limit_dimensions(arguments.lsa, sample)
@@ -167,6 +177,8 @@ def write_files(
     artefacts.save(arguments.output_dir, fitted.model, fitted.pipeline, summary, texts)
     files = ", ".join([MODEL_FILE, TRANSFORMER_FILE, CLUSTERS_FILE, *texts])
     log.info("Wrote %s to %s", files, arguments.output_dir.resolve())
+    if arguments.terms:
+        write_terms(arguments.terms, summary["clusters"])
 
 
 def main() -> None:

@@ -11,14 +11,13 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow
 
-from assignment.table_file import column_names, table_file
+from assignment.table_file import SUFFIXES, column_names, table_file, table_path
 from command_line import positive_int, similarity
 from corpus.documents import Batch
 from corpus.protection import Output
 from model.assigner import Assigned
 from model.clusters import NO_CLUSTER, reject_distant
 
-SUFFIXES = (".parquet", ".csv", ".csv.gz", ".jsonl", ".jsonl.gz")
 SCHEMA = pyarrow.schema(
     {
         "document": pyarrow.string(),
@@ -40,7 +39,7 @@ log = logging.getLogger("text_clustering")
 def add_assignment_options(parser: argparse.ArgumentParser, required: bool = False) -> None:
     parser.add_argument(
         "--assignments",
-        type=assignment_path,
+        type=table_path,
         required=required,
         metavar="FILE",
         help=f"write the cluster of each document to a file; its name ends in {', '.join(SUFFIXES)}",
@@ -59,13 +58,6 @@ def add_assignment_options(parser: argparse.ArgumentParser, required: bool = Fal
         help="in the assignments, put documents into no cluster (-1) if the nearest one is less similar than this, such as "
         "0.4 (default: never)",
     )
-
-
-def assignment_path(text: str) -> Path:
-    """A path whose suffix names a format of assignments. Raises ArgumentTypeError for any other."""
-    if not text.casefold().endswith(SUFFIXES):
-        raise argparse.ArgumentTypeError(f"the name of {text} does not end in {', '.join(SUFFIXES)}")
-    return Path(text)
 
 
 def assignment_output(path: Path | None) -> list[Output]:

@@ -1,5 +1,6 @@
 """Write a table to a .parquet, .csv or .jsonl file, the latter two also .gz, which replaces an earlier one at the end."""
 
+import argparse
 import contextlib
 import csv
 import gzip
@@ -15,9 +16,18 @@ from typing import IO, Any
 import pyarrow
 import pyarrow.parquet
 
+SUFFIXES = (".parquet", ".csv", ".csv.gz", ".jsonl", ".jsonl.gz")
+
 # The start of a cell, also in a spreadsheet that separates cells by semicolons, that would make it a formula.
 # https://owasp.org/www-community/attacks/CSV_Injection
 FORMULA = re.compile(r"(^|;)(?='*\s*[=+\-@\t\r＝＋－＠])")
+
+
+def table_path(text: str) -> Path:
+    """A path whose suffix names a format of tables. Raises ArgumentTypeError for any other."""
+    if not text.casefold().endswith(SUFFIXES):
+        raise argparse.ArgumentTypeError(f"the name of {text} does not end in {', '.join(SUFFIXES)}")
+    return Path(text)
 
 
 @contextlib.contextmanager

@@ -37,7 +37,11 @@ def check_outputs(datasets: Sequence[str], outputs: Iterable[Output], overwrite:
     Raises:
         BadInput: an output cannot be written, is or would become part of the dataset, or would replace another file.
     """
+    others: dict[str, str] = {}
     for path, option, is_own in outputs:
+        if other := others.get(os.path.realpath(path)):
+            raise BadInput(f"{option}: {path} is also the file of {other}: choose another path.")
+        others[os.path.realpath(path)] = option
         for dataset in datasets:
             if reason := clash(path, dataset):
                 raise BadInput(f"{option}: {path} {reason} --dataset {dataset}: choose another path.")

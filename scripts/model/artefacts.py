@@ -41,7 +41,8 @@ clusters.json contains
                 share of them that keep their number; unassigned: documents without a term of the
                 earlier vocabulary; next_number: the lowest unused number; new: the numbers of
                 clusters that continue none, with the shares of their documents by old number; gone: old numbers with
-                size, name and terms, and the shares of their documents by new number (lineage.py)
+                size, name and terms, and the shares of their documents by new number (lineage.py); merged: the number
+                that survived, by the numbers that --merge merged into it, optional
 
 version.json is stored beside the three files of a version. It is written last; a version without it is incomplete and
 ignored. It contains format, version, uploaded (ISO 8601 in UTC), sha256 by key below the version's prefix, and

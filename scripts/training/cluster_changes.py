@@ -20,7 +20,9 @@ def cluster_changes(summary: dict) -> list[dict]:
     """
     # A larger corpus does not make a topic larger: sizes are compared with those of all clusters that continue.
     both = [cluster for cluster in summary["clusters"] if "continues" in cluster]
-    growth_of_all = sum(cluster["size"] for cluster in both) / max(sum(c["continues"]["size"] for c in both), 1)
+    before = [cluster["continues"]["size"] for cluster in both]
+    before += [summary["lineage"]["gone"][number]["size"] for number in summary["lineage"].get("merged", {})]
+    growth_of_all = sum(cluster["size"] for cluster in both) / max(sum(before), 1)
     rows = [
         continued_cluster(cluster, growth_of_all)
         if "continues" in cluster

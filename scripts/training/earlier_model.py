@@ -1,7 +1,10 @@
-"""Read the earlier model that --like names."""
+"""Read the earlier model that --like names, and merge clusters of it."""
 
 import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +13,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import normalize
 
 from corpus.bucket import Bucket
+from failure import BadInput
 from model import artefacts
 from model.artefacts import CLUSTERS_FILE, MODEL_FILE, TRANSFORMER_FILE, ArtefactError
 
@@ -19,6 +23,7 @@ class EarlierModel(NamedTuple):
     summary: dict  # the content of clusters.json
     model: KMeans
     pipeline: Pipeline
+    merged: Mapping[int, int] = MappingProxyType({})  # surviving numbers by those merged into them
 
     def assign(self, documents: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Assign documents: cluster numbers, -1 without an in-vocabulary term, and cosines to their centroids."""
@@ -27,14 +32,49 @@ class EarlierModel(NamedTuple):
         similarities = np.einsum("ij,ij->i", vectors, normalize(self.model.cluster_centers_)[numbers])
         return np.where(vectors.any(axis=1), numbers, -1), similarities
 
+    def merge(self, numbers: np.ndarray) -> np.ndarray:
+        """Replace the numbers of merged clusters by those that survive."""
+        replaced = numbers.copy()
+        for number, survivor in self.merged.items():
+            replaced[numbers == number] = survivor
+        return replaced
 
-def read_earlier_model(place: str, endpoint: str) -> EarlierModel:
+    def sizes(self) -> dict[int, int]:
+        """The number of documents of each cluster, merged ones together."""
+        sizes: Counter[int] = Counter()
+        for cluster in self.summary["clusters"]:
+            sizes[self.merged.get(cluster["cluster"], cluster["cluster"])] += cluster["size"]
+        return sizes
+
+
+def read_earlier_model(place: str, endpoint: str, merges: Sequence[Sequence[int]] = ()) -> EarlierModel:
     """Read the model in a folder, or a version in a store: s3://BUCKET/NAME/VERSION/.
+
+    Args:
+        merges: groups of cluster numbers to merge; the first of each survives.
 
     Raises:
         ArtefactError: it does not exist, is damaged, or needs another scikit-learn.
         CorpusError: the store cannot be read.
+        BadInput: the clusters cannot be merged.
     """
+    earlier = fetch_earlier_model(place, endpoint)
+    earlier = earlier._replace(merged={number: group[0] for group in merges for number in group[1:]})
+    numbers = [cluster["cluster"] for cluster in earlier.summary["clusters"]]
+    named = [number for group in merges for number in group]
+    for number, count in Counter(named).items():
+        if number not in numbers:
+            raise BadInput(f"--merge: {place} has no cluster {number}; it has {', '.join(map(str, numbers))}.")
+        if count > 1:
+            raise BadInput(
+                f"--merge names cluster {number} twice: name all clusters to merge into one once, as in 3+7+9."
+            )
+    if merges and len(earlier.sizes()) == 1:
+        raise BadInput("--merge would merge all clusters into one, which tells no documents apart: merge fewer.")
+    return earlier
+
+
+def fetch_earlier_model(place: str, endpoint: str) -> EarlierModel:
     if not place.startswith("s3://"):
         return load_earlier_model(Path(place))
     with (

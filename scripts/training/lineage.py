@@ -59,6 +59,7 @@ def as_start(earlier: EarlierModel, assigned: np.ndarray, similarities: np.ndarr
     Returns:
         The cluster of each document, counted from 0, -1 for none; None if all earlier clusters are gone.
     """
+    assigned = earlier.merge(assigned)
     sizes = {number: int(np.sum(assigned == number)) for number in surviving(earlier, assigned)}
     largest_first = sorted(sizes, key=lambda number: -sizes[number])
     start = np.full(len(assigned), -1)
@@ -70,14 +71,14 @@ def as_start(earlier: EarlierModel, assigned: np.ndarray, similarities: np.ndarr
 
 
 def surviving(earlier: EarlierModel, assigned: np.ndarray) -> list[int]:
-    """The numbers of the earlier clusters that still have a substantial share of the current documents."""
-    before = sum(cluster["size"] for cluster in earlier.summary["clusters"])
-    now = max(np.sum(assigned >= 0), 1)
-    return [
-        cluster["cluster"]
-        for cluster in earlier.summary["clusters"]
-        if np.sum(assigned == cluster["cluster"]) / now > GONE * cluster["size"] / before
-    ]
+    """The numbers of the earlier clusters that still have a substantial share of the current documents.
+
+    Args:
+        assigned: as merged by the earlier model.
+    """
+    sizes = earlier.sizes()
+    before, now = sum(sizes.values()), max(np.sum(assigned >= 0), 1)
+    return [number for number, size in sizes.items() if np.sum(assigned == number) / now > GONE * size / before]
 
 
 def continue_numbers(
@@ -91,9 +92,10 @@ def continue_numbers(
         labels: the new clusters of the same documents, counted from 0.
         clusters: the number of new clusters.
     """
-    overlap = overlap_of(earlier, assigned, labels, clusters)
-    of_typical = overlap_of(earlier, typical(earlier, assigned, similarities), labels, clusters)
-    partners = match(of_typical, surviving(earlier, assigned))
+    overlap = overlap_of([cluster["cluster"] for cluster in earlier.summary["clusters"]], assigned, labels, clusters)
+    of_typical = overlap_of(list(earlier.sizes()), typical(earlier, assigned, similarities), labels, clusters)
+    matches = match(of_typical, surviving(earlier, earlier.merge(assigned)))
+    partners = {new: overlap.numbers.index(number) for new, number in matches.items()}
     next_number, numbers = next_free_number(earlier.summary), []
     for new in range(clusters):
         numbers.append(overlap.numbers[partners[new]] if new in partners else next_number)
@@ -103,11 +105,13 @@ def continue_numbers(
         for new in range(clusters)
     ]
     lineage = lineage_of(earlier, overlap, numbers, partners, next_number)
-    return Continuation(numbers, inherited, lineage | {"unassigned": int(np.sum(assigned < 0))})
+    lineage["unassigned"] = int(np.sum(assigned < 0))
+    lineage |= {"merged": {str(number): into for number, into in earlier.merged.items()}} if earlier.merged else {}
+    return Continuation(numbers, inherited, lineage)
 
 
 def typical(earlier: EarlierModel, assigned: np.ndarray, similarities: np.ndarray) -> np.ndarray:
-    """The cluster numbers of the documents that represent the earlier clusters, -1 for the others.
+    """The merged cluster numbers of the documents that represent the earlier clusters, -1 for the others.
 
     Texts of a new topic are in an earlier cluster only because they have to be in one. Where they outnumber its own, the
     new topic would take its number. A cluster is represented by the documents that are at least as similar to it as 95 %
@@ -115,12 +119,12 @@ def typical(earlier: EarlierModel, assigned: np.ndarray, similarities: np.ndarra
     """
     lowest = {cluster["cluster"]: cluster["similarity"].get("0.05", 0.0) for cluster in earlier.summary["clusters"]}
     bounds = np.array([lowest.get(number, 0.0) for number in assigned.tolist()])
-    similar = np.where(similarities >= bounds, assigned, -1)
-    return np.where(np.isin(assigned, surviving(earlier, similar)), similar, assigned)
+    merged = earlier.merge(assigned)
+    similar = np.where(similarities >= bounds, merged, -1)
+    return np.where(np.isin(merged, surviving(earlier, similar)), similar, merged)
 
 
-def overlap_of(earlier: EarlierModel, assigned: np.ndarray, labels: np.ndarray, clusters: int) -> Overlap:
-    numbers = [cluster["cluster"] for cluster in earlier.summary["clusters"]]
+def overlap_of(numbers: list[int], assigned: np.ndarray, labels: np.ndarray, clusters: int) -> Overlap:
     rows = {number: row for row, number in enumerate(numbers)}
     both = assigned >= 0
     counts = np.zeros((len(numbers), clusters), dtype=int)
@@ -131,10 +135,10 @@ def overlap_of(earlier: EarlierModel, assigned: np.ndarray, labels: np.ndarray, 
 
 
 def match(overlap: Overlap, survivors: list[int]) -> dict[int, int]:
-    """Match new clusters with the earlier ones that they continue; returns rows of the overlap by column."""
+    """Match new clusters with the earlier ones that they continue; returns the numbers of these by column."""
     pairs = zip(*linear_sum_assignment(overlap.counts, maximize=True))
     return {
-        int(new): int(row)
+        int(new): overlap.numbers[row]
         for row, new in pairs
         if overlap.numbers[row] in survivors and overlap.kept[row, new] * overlap.gained[row, new] >= CONTINUES
     }

@@ -11,6 +11,7 @@ from assignment.assignment_file import assignment_output
 from corpus.protection import Output, check_outputs
 from failure import BadInput
 from model.artefacts import CLUSTERS_FILE, MODEL_FILE, TRANSFORMER_FILE, predictor_scikit_learn
+from training.terms_file import terms_output
 
 log = logging.getLogger("text_clustering")
 
@@ -26,9 +27,12 @@ def check_before_training(arguments: argparse.Namespace, report: str | None) -> 
     """
     if (arguments.min_similarity or arguments.top) and not arguments.assignments:
         raise BadInput("--min-similarity and --top are about the file of --assignments: give that as well.")
+    if arguments.merge and not arguments.like:
+        raise BadInput("--merge joins clusters of an earlier model: name it with --like.")
     names = [CLUSTERS_FILE, MODEL_FILE, TRANSFORMER_FILE, *([report] if report else [])]
     outputs = [Output(arguments.output_dir / name, "--output-dir", is_of_a_training) for name in names]
-    check_outputs(arguments.dataset, [*outputs, *assignment_output(arguments.assignments)], arguments.overwrite)
+    outputs += [*assignment_output(arguments.assignments), *terms_output(arguments.terms)]
+    check_outputs(arguments.dataset, outputs, arguments.overwrite)
     if sklearn.__version__ != predictor_scikit_learn():
         log.warning(
             "scikit-learn %s is installed, but KServe's predictor has %s and will refuse this model: install "

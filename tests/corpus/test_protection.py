@@ -9,6 +9,7 @@ from assignment.assignment_file import Selection, assignment_file, assignment_ou
 from corpus.protection import check_outputs
 from failure import BadInput
 from support.programs import run_program
+from training.terms_file import terms_output, write_terms
 
 TEXT = "text,label\nThe goalie stopped the puck,hockey\n"
 
@@ -110,3 +111,21 @@ def test_both_programs_refuse_before_they_read(place):
         lines = [line for line in done.stderr.splitlines() if " ERROR " in line]
         assert done.returncode == 2 and len(lines) == 1 and options[2] in lines[0] and "column" not in lines[0], lines
     assert (place / "in.csv").read_text() == "precious\n"
+
+
+def test_a_table_of_terms_has_no_formulas_and_replaces_only_its_like(place):
+    path = place / "terms.csv"
+    check_outputs(["in.csv"], terms_output(path), False)
+    clusters = [{"cluster": 3, "name": "=1+1", "size": 2, "terms": [["@a", 0.5], ["b", 0.25]]}]
+    write_terms(path, [*clusters, {"cluster": 5, "size": 0, "terms": []}])
+    header = "cluster,cluster_name,size,rank,term,weight\r\n"
+    assert path.read_bytes().decode() == header + "3,'=1+1,2,1,'@a,0.5\r\n3,'=1+1,2,2,b,0.25\r\n5,,0,1,,\r\n"
+    check_outputs(["in.csv"], terms_output(path), False)
+    with pytest.raises(BadInput, match=r"--assignments: .* was not written by this project"):
+        check_outputs(["in.csv"], assignment_output(path), False)
+    path.write_text("cluster,cluster_name,size,rank,term,weight,my notes\n")
+    with pytest.raises(BadInput, match=r"--terms: .* was not written by this project.*--overwrite"):
+        check_outputs(["in.csv"], terms_output(path), False)
+    new = place / "new.csv"
+    with pytest.raises(BadInput, match="--terms: .* is also the file of --assignments"):
+        check_outputs(["in.csv"], [*assignment_output(new), *terms_output(place / "." / "new.csv")], False)

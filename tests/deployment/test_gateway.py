@@ -54,7 +54,7 @@ def test_smoke_test_insists_on_the_predictor_and_other_requests_do_not(gateway):
 
 def test_a_minimum_similarity_that_rejects_top_terms_is_named(gateway):
     gateway, _ = gateway
-    rejected = [{"cluster": 7, "terms": [["term-1", 1.0]]}]  # the double answers -1
+    rejected = [{"cluster": 7, "vocabulary_terms": ["term-1"]}]  # the double answers -1
     with pytest.raises(
         WrongAnswer, match=r"--min-similarity 0.9 rejects the top terms of 1 of 2 .* cluster 7 \(term-1\)"
     ):

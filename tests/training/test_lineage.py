@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from sklearn.cluster import KMeans
 from sklearn.preprocessing import normalize
@@ -45,6 +46,7 @@ def line(tmp_path_factory):
     assert name_clusters(root / "names.txt", "--model-dir", first).returncode == 0
     second = train(root / "second", "hockey", "space", "cooking", seed=1, options=("--like", first))
     options = ("--like", second, "--report", "--assignments", root / "assignments.jsonl")
+    options += ("--terms", root / "terms.parquet")
     third = train(root / "third", "hockey", "space", "cooking", "music", seed=2, options=options)
     return first, second, third
 
@@ -111,6 +113,18 @@ def test_names_stand_beside_the_numbers_in_the_assignments_of_a_training_and_of_
         assert {name for cluster, name in names if cluster != number} == {None}
 
 
+def test_the_table_of_terms_has_the_names_sizes_and_terms_of_the_summary(line):
+    expected = [
+        (cluster["cluster"], cluster.get("name"), cluster["size"], rank, *term)
+        for cluster in summary_in(line[2])["clusters"]
+        for rank, term in enumerate(cluster["terms"], start=1)
+    ]
+    table = pyarrow.parquet.read_table(line[2].parent / "terms.parquet")
+    assert table.column_names == ["cluster", "cluster_name", "size", "rank", "term", "weight"]
+    assert [tuple(row.values()) for row in table.to_pylist()] == expected
+    assert "Wrote " in (line[2] / "log").read_text().splitlines()[-2]
+
+
 def test_names_are_written_into_an_existing_report(line, tmp_path):
     for name in ("clusters.json", "report.html"):
         (tmp_path / name).write_bytes((line[2] / name).read_bytes())
@@ -166,6 +180,44 @@ def test_services_of_both_models_give_a_text_the_same_number_and_name(line):
             stop(service)
 
 
+def test_merged_clusters_are_one_under_the_first_number_and_the_name_of_that(line, tmp_path):
+    numbers = answers(line[0], "hockey", "space", "cooking", "law")
+    merged = f"{numbers['space']}+{numbers['law']}"
+    corpus, output = line[0] / "corpus.jsonl", tmp_path / "out"
+    options = ("--dataset", corpus, "--like", line[0], "--lsa", 20, "--output-dir", output)
+    run = run_training(*options, "--merge", merged)
+    assert run.returncode == 0, run.stderr
+    assert answers(output, *numbers) == numbers | {"law": numbers["space"]}
+    summary = summary_in(output)
+    assert {cluster["cluster"]: cluster.get("name") for cluster in summary["clusters"]} == {
+        numbers["hockey"]: None,
+        numbers["cooking"]: None,
+        numbers["space"]: "Raumfahrt & Sterne",
+    }
+    assert summary["lineage"]["gone"][str(numbers["law"])]["to"] == {str(numbers["space"]): 1.0}
+    assert summary["lineage"]["merged"] == {str(numbers["law"]): numbers["space"]}
+    changes = run.stderr.partition("Cluster changes:")[2]
+    assert f"gone, merged into {numbers['space']} (100% of it)" in changes
+    assert f"grew, kept 100%; gained from {numbers['law']} (50%)" in changes and changes.count("stayed, kept 100%") == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--merge", "0+1"], "name it with --like"),
+        (["--merge", "0+9", "--like"], "has no cluster 9; it has 0, 1, 2, 3."),
+        (["--merge", "0+1", "--merge", "2+1", "--like"], "names cluster 1 twice"),
+        (["--merge", "0+1+2+3", "--like"], "all clusters into one"),
+        (["--merge", "3", "--like"], "'3' is not two or more cluster numbers such as 3+7"),
+    ],
+)
+def test_a_merge_that_is_none_is_refused_before_the_training(line, tmp_path, options, reason):
+    earlier = [line[0]] if "--like" in options else []
+    run = run_training("--dataset", line[0] / "corpus.jsonl", "--output-dir", tmp_path / "out", *options, *earlier)
+    assert run.returncode == 2 and reason in run.stderr.splitlines()[-1], run.stderr
+    assert "Reading" not in run.stderr and not (tmp_path / "out").exists()
+
+
 # --- Functions ------------------------------------------------------------------------------------
 
 
@@ -178,7 +230,7 @@ def test_placeholder_centroids_of_unused_numbers_are_never_nearest():
     assert model.labels_.tolist() == [numbers[cluster] for cluster in before]
 
 
-def continuation_of(old: list[int], new: list[int], next_number=None, similarities=None):
+def continuation_of(old: list[int], new: list[int], next_number=None, similarities=None, merged=None):
     """The continuation of documents' old numbers by new clusters, and the description of each change.
 
     Args:
@@ -190,7 +242,7 @@ def continuation_of(old: list[int], new: list[int], next_number=None, similariti
     similarities = np.array(similarities or [0.9] * len(old))
     lineage = {"next_number": next_number, "versions": ["v0"]} if next_number else {}
     summary = {"created": "2026", "dataset": {"documents": len(old)}, "clusters": clusters, "lineage": lineage}
-    earlier = EarlierModel("v1", summary, None, None)
+    earlier = EarlierModel("v1", summary, None, None, merged or {})
     continuation = continue_numbers(earlier, np.array(old), similarities, np.array(new), max(new) + 1)
     sizes = np.bincount(new)
     described = [
@@ -232,6 +284,17 @@ def test_merged_clusters_keep_the_number_of_the_larger():
     assert continuation.numbers == [5, 2]
     assert what[8] == "gone, merged into 5 (100% of it)"
     assert what[5] == "grew, kept 100%; gained from 8 (40%)"
+
+
+def test_a_small_cluster_survives_a_merge_with_large_ones():
+    continuation, what = continuation_of(
+        [3] * 2 + [7] * 8 + [9] * 9 + [1] * 10, [0] * 19 + [1] * 10, merged={7: 3, 9: 3}
+    )
+    assert continuation.numbers == [3, 1] and continuation.lineage["next_number"] == 10
+    assert what[7] == "gone, merged into 3 (100% of it)" == what[9] and what[1] == "stayed, kept 100%"
+    summary = {"clusters": [{"cluster": number, "size": 10} for number in (1, 3, 7)]}
+    earlier = EarlierModel("v1", summary, None, None, {7: 3})
+    assert as_start(earlier, np.array([1, 3, 7, 7, -1]), np.ones(5), 2).tolist() == [1, 0, 0, 0, -1]
 
 
 def test_a_number_of_an_earlier_model_is_never_reused():
