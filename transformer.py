@@ -105,7 +105,7 @@ def add_options(group: argparse._ArgumentGroup) -> None:
         "--min-similarity",
         type=similarity,
         metavar="COSINE",
-        help="answer -1 where the nearest cluster is less similar than this, such as 0.4 (default: never)",
+        help="answer -1 where the nearest cluster is less similar than this, such as 0.7 (default: never)",
     )
     group.add_argument("--host", default="127.0.0.1", help="address to listen on; :: for all, IPv4 and IPv6")
     group.add_argument(

@@ -62,16 +62,8 @@ def similarity(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 1, such as 0.4")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 1, such as 0.7")
     return value
-
-
-def merge(text: str) -> list[int]:
-    """Cluster numbers joined by +, at least two. Raises ArgumentTypeError for anything else."""
-    numbers = text.split("+")
-    if len(numbers) < 2 or not all(number.isdecimal() for number in numbers):
-        raise argparse.ArgumentTypeError(f"{text!r} is not two or more cluster numbers such as 3+7")
-    return list(map(int, numbers))
 
 
 def jobs(text: str) -> int:

@@ -15,7 +15,8 @@ from failure import Failure
 # Prometheus is on this machine or in its network, so a proxy for the internet is not used.
 opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
-DRIFT_ALERTS = ("TextsHaveDrifted", "TextsAreFartherFromTheirClusters", "TextsWithoutKnownTerms")  # of drift.yml
+# Of drift.yml.
+DRIFT_ALERTS = ("TextsHaveDrifted", "TextsAreFartherFromTheirClusters", "TextsWithoutKnownTerms", "TextsAreRejected")
 
 Labels = Mapping[str, str]
 

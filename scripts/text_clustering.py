@@ -16,7 +16,7 @@ Based on scikit-learn's example "Clustering text documents using k-means":
 https://scikit-learn.org/stable/auto_examples/text/plot_document_clustering.html
 """
 
-from command_line import HelpFormatter, add_log_level_option, exit_on_interrupt, merge, positive_int
+from command_line import HelpFormatter, add_log_level_option, exit_on_interrupt, positive_int
 
 if __name__ == "__main__":
     exit_on_interrupt()
@@ -43,7 +43,7 @@ from model.projection import Lsa
 from training.cluster_changes import log_cluster_changes
 from training.cluster_count import AUTO, cluster_numbers
 from training.cluster_statistics import ClusterStatistics
-from training.earlier_model import read_earlier_model
+from training.earlier_model import add_like_options, read_earlier_model
 from training.fitting import FittedModel, Settings, choose_number, fit_model
 from training.preflight import check_before_training
 from training.progress import timed
@@ -78,20 +78,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--lsa", type=positive_int, default=300, metavar="N", help="dimensions of the LSA space")
     parser.add_argument("--no-minibatch", action="store_true", help="ordinary k-means instead of mini-batch k-means")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed")
-    parser.add_argument(
-        "--like",
-        metavar="DIR",
-        help="an earlier model, whose clusters are continued and keep their numbers and names: the folder of its three "
-        "files, or s3://BUCKET/NAME/VERSION/ as uploaded by deploy_service.py",
-    )
-    parser.add_argument(
-        "--merge",
-        type=merge,
-        action="append",
-        default=[],
-        metavar="N+N",
-        help="merge clusters of the --like model, such as 3+7+9: the first number survives; can be repeated",
-    )
+    add_like_options(parser)
     parser.add_argument(
         "--keep-boilerplate", action="store_true", help="use also the lines that recur in many documents"
     )

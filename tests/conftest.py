@@ -13,6 +13,7 @@ import pytest
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 pytest_plugins = [
+    "support.browser",
     "support.shared_files",
     "support.services",
     "support.stores",

@@ -27,6 +27,7 @@ SCHEMA = pyarrow.schema(
         "similarity": pyarrow.float64(),
         "runner_up": pyarrow.int32(),
         "runner_up_similarity": pyarrow.float64(),
+        "date": pyarrow.timestamp("us", "UTC"),
     }
 )
 
@@ -56,7 +57,7 @@ def add_assignment_options(parser: argparse.ArgumentParser, required: bool = Fal
         type=similarity,
         metavar="COSINE",
         help="in the assignments, put documents into no cluster (-1) if the nearest one is less similar than this, such as "
-        "0.4 (default: never)",
+        "0.7 (default: never)",
     )
 
 
@@ -127,7 +128,7 @@ def is_assignment_file(path: Path) -> bool:
     """Whether a file has the columns of an assignment file."""
     names = column_names(path) or []
     listed = Selection(top=(len(names) - len(SCHEMA.names)) // 3).schema()
-    return names == listed.names
+    return names == listed.names or names == [name for name in SCHEMA.names if name != "date"]  # of earlier versions
 
 
 def as_table(batch: Batch, assigned: Assigned, names: dict[int, str], selection: Selection) -> pyarrow.Table:
@@ -142,6 +143,7 @@ def as_table(batch: Batch, assigned: Assigned, names: dict[int, str], selection:
         pyarrow.array(assigned.similarities, mask=unknown),
         pyarrow.array(assigned.runners_up, mask=alone),
         pyarrow.array(assigned.runner_up_similarities, mask=alone),
+        batch.dates or [None] * len(unknown),
     ]
     for numbers, similarities in zip(assigned.nearest.T, assigned.nearest_similarities.T):
         columns += [

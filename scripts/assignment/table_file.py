@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import csv
+import functools
 import gzip
 import io
 import json
@@ -10,6 +11,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,7 +34,7 @@ def table_path(text: str) -> Path:
 
 @contextlib.contextmanager
 def table_file(path: Path, schema: pyarrow.Schema) -> Iterator[Callable[[pyarrow.Table], None]]:
-    """Write rows into a temporary file, which replaces the requested one at the end.
+    """Write rows into a temporary file, which replaces the requested one at the end; its folder is created.
 
     Yields:
         A function that writes rows with this schema.
@@ -40,6 +42,7 @@ def table_file(path: Path, schema: pyarrow.Schema) -> Iterator[Callable[[pyarrow
     Raises:
         OSError: the file cannot be written; a previous one stays as it was.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
         try:
             with rows_written(file, path.name.casefold(), schema) as write:
@@ -73,7 +76,8 @@ def rows_written(file: IO[bytes], name: str, schema: pyarrow.Schema) -> Iterator
         lines.writerow(schema.names)
         yield lambda table: lines.writerows(zip(*map(csv_cells, table.columns)))
     else:
-        yield lambda table: text.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in table.to_pylist())
+        as_line = functools.partial(json.dumps, ensure_ascii=False, default=iso_date)
+        yield lambda table: text.writelines(as_line(row) + "\n" for row in table.to_pylist())
     text.detach()
     if binary is not file:
         binary.close()
@@ -81,8 +85,15 @@ def rows_written(file: IO[bytes], name: str, schema: pyarrow.Schema) -> Iterator
 
 def csv_cells(column: pyarrow.ChunkedArray) -> list[Any]:
     """The cells of a column, texts without formulas."""
-    cells = column.to_pylist()
+    cells: list[Any] = column.to_pylist()
+    if pyarrow.types.is_timestamp(column.type):
+        return [cell and iso_date(cell) for cell in cells]
     return [cell and without_formula(cell) for cell in cells] if pyarrow.types.is_string(column.type) else cells
+
+
+def iso_date(moment: datetime) -> str:
+    """A date in UTC as ISO 8601: 2026-11-29T08:30:00Z."""
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def without_formula(text: str) -> str:

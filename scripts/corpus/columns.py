@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from corpus import dates
 from corpus.documents import CorpusError, Options, shorten
 
 # Parts of names that columns with texts often have.
@@ -40,9 +41,15 @@ class Columns(NamedTuple):
     text: tuple[str, ...]  # texts of several columns are joined by a line break
     title: str | None
     label: str | None
+    date: str | None
+
+    def names(self) -> list[str]:
+        """The columns, each once."""
+        found = (*self.text, self.title, self.label, self.date)
+        return list(dict.fromkeys(name for name in found if name is not None))
 
     def __str__(self) -> str:
-        places = {"text": ", ".join(self.text), "title": self.title, "label": self.label}
+        places = {"text": ", ".join(self.text), "title": self.title, "label": self.label, "date": self.date}
         return ", ".join(f"{role} in '{name}'" for role, name in places.items() if name)
 
 
@@ -69,6 +76,9 @@ def find_columns(examples: Mapping[str, Any], options: Options, table: str) -> C
         found.append(find_column(names, option or role, f"--{role}-column", table))
         if option and found[-1] is None:
             raise missing_column(option, f"--{role}-column", examples, table)
+    found.append(find_date_column(names, options.date_column, table))
+    if options.date_column and found[-1] is None:
+        raise missing_column(options.date_column, "--date-column", examples, table)
     return Columns(tuple(name for name in parts if name), *found)
 
 
@@ -81,6 +91,14 @@ def find_column(names: list[str], wanted: str, option: str, table: str) -> str |
     if not found and wanted.strip().isdecimal() and 1 <= int(wanted) <= len(names):
         return names[int(wanted) - 1]
     return found[0] if found else None
+
+
+def find_date_column(names: list[str], wanted: str | None, table: str) -> str | None:
+    """The column with the dates, or else the first whose name is one of those that such columns usually have."""
+    if wanted:
+        return find_column(names, wanted, "--date-column", table)
+    plain = {name: squeeze(name).replace("_", "").replace("-", "") for name in names}
+    return next((name for usual in dates.NAMES for name in names if plain[name] == usual), None)
 
 
 def squeeze(name: str) -> str:

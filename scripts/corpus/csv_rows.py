@@ -56,8 +56,8 @@ def read_csv(table: Table, encoding: str, open_text: OpenText) -> Iterator[Docum
         f"table, {encoding}, separator {name_of(header.separator)}{QUOTE_NAMES[header.quotes]}, {columns}"
     ] += 1
     text_places = [header.names.index(name) for name in columns.text]
-    title_place, label_place = (
-        None if name is None else header.names.index(name) for name in (columns.title, columns.label)
+    title_place, label_place, date_place = (
+        None if name is None else header.names.index(name) for name in (columns.title, columns.label, columns.date)
     )
     with open_text() as lines:
         for number, (_, row) in enumerate(csv_rows(lines, header, table), start=1):
@@ -65,8 +65,9 @@ def read_csv(table: Table, encoding: str, open_text: OpenText) -> Iterator[Docum
             if not text:
                 table.findings.left_out["rows without text"] += 1
                 continue
-            title = None if title_place is None else row[title_place]
-            yield make_document(str(number), text, title, None if label_place is None else row[label_place])
+            title, label = (None if place is None else row[place] for place in (title_place, label_place))
+            date = None if date_place is None else table.findings.read_date(row[date_place])
+            yield make_document(str(number), text, title, label, date)
 
 
 def read_header(lines: TextIO, table: Table) -> Header | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from corpus.dates import read_date
 from failure import BadInput
 
 BATCH_DOCUMENTS = 4_096
@@ -28,6 +29,7 @@ class Document(NamedTuple):
     text: str
     title: str
     label: str | None
+    date: datetime | None = None  # in UTC
 
 
 class Batch(NamedTuple):
@@ -37,6 +39,7 @@ class Batch(NamedTuple):
     documents: list[str]
     titles: list[str]
     labels: list[str | None]
+    dates: list[datetime | None] | None = None  # None as a whole if there are none
 
 
 class Options(NamedTuple):
@@ -48,6 +51,7 @@ class Options(NamedTuple):
     text_column: str | None = None
     label_column: str | None = None
     title_column: str | None = None
+    date_column: str | None = None
     s3_endpoint: str = DEFAULT_ENDPOINT
     since: datetime | None = None  # of recorded requests, only those that arrived since then
 
@@ -61,6 +65,17 @@ class Findings:
         self.examples: defaultdict[str, list[str]] = defaultdict(list)  # names of files by reason
         self.remarks: list[str] = []
         self.has_records = False  # whether there were recorded requests
+        self.unreadable_dates = 0
+        self.unreadable_date = ""  # the first
+
+    def read_date(self, value: Any) -> datetime | None:
+        """The date in a cell or header line; None if it is empty, or no date, which is counted."""
+        try:
+            return read_date(value)
+        except ValueError:
+            self.unreadable_dates += 1
+            self.unreadable_date = self.unreadable_date or shorten(str(value))
+            return None
 
     def leave_out(self, reason: str, name: str) -> None:
         """Count a file that is left out, and log its name at DEBUG."""
@@ -78,6 +93,11 @@ class Findings:
             log.info("%s: files: %s", name, shorten(kinds))
         if +self.left_out:
             log.warning("%s: left out: %s", name, ", ".join(map(self.describe, +self.left_out)))
+        if self.unreadable_dates:
+            log.warning(
+                "%s: %d dates cannot be read, such as %r: write them like 2026-11-29 or 2026-11-29T08:30:00Z",
+                *(name, self.unreadable_dates, self.unreadable_date),
+            )
         for remark in self.remarks[:REMARKS]:
             log.warning("%s", remark)
         if len(self.remarks) > REMARKS:
@@ -89,11 +109,13 @@ class Findings:
         return f"{reason}: {count}" + (f" ({shorten(', '.join(names))}{more})" if names else "")
 
 
-def make_document(identity: str, text: str, title: Any = None, label: Any = None) -> Document:
+def make_document(
+    identity: str, text: str, title: Any = None, label: Any = None, date: datetime | None = None
+) -> Document:
     """A document; the default title is the first line, and a blank label is none."""
     title = valid_unicode(str(title)).strip() if title is not None else ""
     label = valid_unicode(str(label)).strip() if label is not None and label == label else ""  # nan is not itself
-    return Document(identity, valid_unicode(text), title or valid_unicode(first_line(text)), label or None)
+    return Document(identity, valid_unicode(text), title or valid_unicode(first_line(text)), label or None, date)
 
 
 def in_batches(documents: Iterable[Document]) -> Iterator[Batch]:
@@ -110,8 +132,8 @@ def in_batches(documents: Iterable[Document]) -> Iterator[Batch]:
 
 
 def as_batch(documents: list[Document]) -> Batch:
-    identities, texts, titles, labels = map(list, zip(*documents))
-    return Batch(identities, texts, titles, labels)
+    identities, texts, titles, labels, dates = map(list, zip(*documents))
+    return Batch(identities, texts, titles, labels, dates if any(dates) else None)
 
 
 def valid_unicode(text: str) -> str:

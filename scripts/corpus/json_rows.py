@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TextIO
 
 import ijson
 
-from corpus.columns import as_name, as_text, find_column, find_columns, leaves, value_at
+from corpus.columns import as_name, as_text, find_column, find_columns, find_date_column, leaves, value_at
 from corpus.documents import CorpusError, Document, Options, make_document, shorten
 from corpus.encodings import CHUNK
 from corpus.recorded_requests import read_records, split_records
@@ -38,6 +38,7 @@ class Places(NamedTuple):
     text: list[str]
     title: str | None
     label: str | None
+    date: str | None
 
 
 def read_json(table: Table, encoding: str, open_text: OpenText) -> Iterator[Document]:
@@ -60,14 +61,15 @@ def read_json(table: Table, encoding: str, open_text: OpenText) -> Iterator[Docu
         if names not in places:
             places[names] = find_places(list(names), table)
             examples |= row | leaves(row)
-        text_places, title_place, label_place = places[names]
+        text_places, title_place, label_place, date_place = places[names]
         texts = [text for place in text_places if (text := text_at(row, place, where, table))]
         if not texts:
             table.findings.left_out["rows without text"] += 1
             continue
         title = None if title_place is None else as_name(field(row, title_place))
         label = None if label_place is None else as_name(field(row, label_place))
-        yield make_document(str(number), "\n".join(texts), title, label)
+        date = None if date_place is None else table.findings.read_date(field(row, date_place))
+        yield make_document(str(number), "\n".join(texts), title, label, date)
     if examples:
         columns = find_columns(examples, table.options, table.name)
         table.findings.formats[f"JSON, {shape}, {encoding}, {columns}"] += 1
@@ -84,7 +86,9 @@ def find_places(names: list[str], table: Table) -> Places:
     parts = [whole] if whole else [place(part.strip(), "--text-column") for part in text.split(",")]
     title = place(table.options.title_column or "title", "--title-column")
     label = place(table.options.label_column or "label", "--label-column")
-    return Places([part for part in parts if part is not None], title, label)
+    wanted = table.options.date_column
+    date = place(wanted, "--date-column") if wanted else find_date_column(names, None, table.name)
+    return Places([part for part in parts if part is not None], title, label, date)
 
 
 def text_at(row: dict[str, Any], place: str, where: str, table: Table) -> str | None:
@@ -265,7 +269,7 @@ def stream_split(table: Table, open_text: OpenText) -> Rows:
 def stream_columns(sample: dict[str, Any], table: Table, open_text: OpenText) -> Rows:
     """The rows of columns that lie one after the other: each is streamed from a reader of its own."""
     found = find_columns(dict.fromkeys(sample, ""), table.options, table.name)
-    names = list(dict.fromkeys(name for name in (*found.text, found.title, found.label) if name is not None))
+    names = found.names()
     columns = [stream_rows(table, open_text, name, ijson.kvitems) for name in names]
     for cells in zip(*columns):
         yield cells[0][0], dict(zip(names, (value for _, value in cells)))

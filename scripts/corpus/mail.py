@@ -70,7 +70,9 @@ def document_of(message: EmailMessage, identity: str, label: str | None, finding
         findings.leave_out("e-mails without text", identity)
         return None
     findings.formats["e-mail"] += 1
-    return make_document(identity, f"{subject}\n{body}".strip(), subject, label)
+    return make_document(
+        identity, f"{subject}\n{body}".strip(), subject, label, findings.read_date(header_of(message, "date"))
+    )
 
 
 def header_of(message: EmailMessage, name: str) -> str:

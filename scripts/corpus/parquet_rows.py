@@ -24,7 +24,7 @@ def read_parquet(table: Table) -> Iterator[Document]:
             if not is_text(kinds[name]):
                 raise no_text(name, kinds, table.name)
         table.findings.formats[f"Parquet, {columns}"] += 1
-        names = [name for name in (*columns.text, columns.title, columns.label) if name is not None]
+        names = columns.names()
         top = list(dict.fromkeys(next(n for n in file.schema_arrow.names if is_in(name, n)) for name in names))
         number = 0
         for batch in file.iter_batches(BATCH_DOCUMENTS, columns=top, use_threads=False):
@@ -38,7 +38,8 @@ def read_parquet(table: Table) -> Iterator[Document]:
                 title, label = (
                     None if name is None else as_name(cells[name][place]) for name in (columns.title, columns.label)
                 )
-                yield make_document(str(number), "\n".join(texts), title, label)
+                date = None if columns.date is None else table.findings.read_date(cells[columns.date][place])
+                yield make_document(str(number), "\n".join(texts), title, label, date)
 
 
 def values_of(batch: pyarrow.RecordBatch, path: str) -> list[Any]:
@@ -47,6 +48,8 @@ def values_of(batch: pyarrow.RecordBatch, path: str) -> list[Any]:
     column = batch.column(name)
     if any(is_kind(column.type) for is_kind in BYTES):
         column = column.cast(pyarrow.string())
+    if pyarrow.types.is_timestamp(column.type):  # Python's have no nanoseconds
+        column = column.cast(pyarrow.timestamp("us", column.type.tz), safe=False)
     values: list[Any] = column.to_pylist()
     return values if path == name else [value_at(value, path[len(name) + 1 :]) for value in values]
 

@@ -53,8 +53,10 @@ def read_records(rows: Iterable[tuple[str, Any]], table: Table) -> Iterator[Docu
             except (BadTexts, UndecodableBody, BodyTooLarge, binascii.Error):
                 left_out["bodies that are not requests"] += 1
                 continue
+            arrived = table.findings.read_date(record.get("occurrenceTime"))
             for place, text in enumerate(texts, start=1):
-                yield make_document(f"{number}.{place}" if len(texts) > 1 else str(number), text)
+                identity = f"{number}.{place}" if len(texts) > 1 else str(number)
+                yield make_document(identity, text, date=arrived)
 
 
 def is_too_old(record: dict[str, Any], since: datetime | None) -> bool:

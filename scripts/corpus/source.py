@@ -1,6 +1,7 @@
 """Read a corpus in batches: documents with their titles and, where there are some, their labels."""
 
 import argparse
+import itertools
 import logging
 import re
 import sys
@@ -32,18 +33,21 @@ class Corpus(NamedTuple):
     titles: list[str]
     labels: list[str | None] | None  # None as a whole if there are fewer than two different ones
     identities: list[str]
+    dates: list[datetime | None] | None  # None as a whole if there are none
 
     def as_batch(self) -> Batch:
-        return Batch(self.identities, self.documents, self.titles, self.labels or [None] * len(self.documents))
+        labels = self.labels or [None] * len(self.documents)
+        return Batch(self.identities, self.documents, self.titles, labels, self.dates)
 
     def select(self, chosen: np.ndarray) -> "Corpus":
         """The documents at the chosen positions, or where a mask of shape (documents,) is true."""
         places = np.arange(len(self.documents))[chosen].tolist()
         labels = self.labels and [self.labels[place] for place in places]
+        dates = self.dates and [self.dates[place] for place in places]
         documents, titles, identities = (
             [column[place] for place in places] for column in (self.documents, self.titles, self.identities)
         )
-        return Corpus(self.name, documents, titles, labels, identities)
+        return Corpus(self.name, documents, titles, labels, identities, dates)
 
 
 class Source:
@@ -95,18 +99,7 @@ def add_dataset_options(parser: argparse._ActionsContainer, **dataset: Any) -> N
         **dataset,
     )
     parser.add_argument("--data-home", help="where scikit-learn keeps 20 Newsgroups (default: its own cache)")
-    parser.add_argument(
-        "--text-column",
-        metavar="NAME",
-        help="column with the text (default: text): a name, a path such as _source.text, a number in a table without "
-        "header line, or several of these, separated by commas",
-    )
-    parser.add_argument(
-        "--title-column", metavar="NAME", help="column with the title (default: title, if there is one)"
-    )
-    parser.add_argument(
-        "--label-column", metavar="NAME", help="column with the label (default: label, if there is one)"
-    )
+    add_column_options(parser)
     parser.add_argument("--encoding", type=encoding, help="encoding of the files (default: detected)")
     parser.add_argument("--separator", type=separator, help="separator of the cells of a table (default: detected)")
     parser.add_argument(
@@ -122,6 +115,27 @@ def add_dataset_options(parser: argparse._ActionsContainer, **dataset: Any) -> N
         help="of the requests that a service has recorded, only those of this period, such as 14d or 12h (default: all)",
     )
     parser.add_argument("--s3-endpoint", metavar="URL", default=DEFAULT_ENDPOINT, help="store of an s3:// address")
+
+
+def add_column_options(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--text-column",
+        metavar="NAME",
+        help="column with the text (default: text): a name, a path such as _source.text, a number in a table without "
+        "header line, or several of these, separated by commas",
+    )
+    parser.add_argument(
+        "--title-column", metavar="NAME", help="column with the title (default: title, if there is one)"
+    )
+    parser.add_argument(
+        "--label-column", metavar="NAME", help="column with the label (default: label, if there is one)"
+    )
+    parser.add_argument(
+        "--date-column",
+        metavar="NAME",
+        help="column with the date: ISO 8601, or seconds since 1970 (default: date, created, timestamp or the like, if "
+        "there is one)",
+    )
 
 
 def separator(text: str) -> str:
@@ -166,7 +180,8 @@ def draw_sample(source: Source, size: int, seed: int) -> tuple[Corpus, int]:
     reservoir: list[tuple] = []
     count = 0
     for batch in source.batches():
-        for row in zip(range(count, count + len(batch.documents)), *batch):
+        dates = batch.dates or itertools.repeat(None)
+        for row in zip(range(count, count + len(batch.documents)), *batch[:-1], dates):
             if len(reservoir) < size:
                 reservoir.append(row)
             elif (place := int(random.integers(row[0] + 1))) < size:
@@ -176,9 +191,11 @@ def draw_sample(source: Source, size: int, seed: int) -> tuple[Corpus, int]:
     if not count:
         raise CorpusError(f"{source.name} has no document with text in it.")
     reservoir.sort()
-    _, identities, documents, titles, labels = map(list, zip(*reservoir))
+    _, identities, documents, titles, labels, dates = map(list, zip(*reservoir))
     warn_of_languages(source.name, documents)
     names = set(labels) - {None}
     if len(names) == 1:
         log.warning("%s has one label only, '%s': nothing to compare the clusters with", source.name, *names)
-    return Corpus(source.name, documents, titles, labels if len(names) > 1 else None, identities), count
+    return Corpus(
+        source.name, documents, titles, labels if len(names) > 1 else None, identities, dates if any(dates) else None
+    ), count

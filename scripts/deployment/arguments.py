@@ -46,7 +46,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--min-similarity",
         type=similarity,
         metavar="COSINE",
-        help="answer -1 where the nearest cluster is less similar than this, such as 0.4 (default: never)",
+        help="answer -1 where the nearest cluster is less similar than this, such as 0.7 (default: never)",
     )
     add("--collocate", action="store_true", help="run predictor and transformer in one pod")
 

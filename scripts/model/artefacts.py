@@ -14,7 +14,7 @@ clusters.json contains
                 of the vocabulary, and it has no vocabulary_terms
     created     end of the training, ISO 8601 in UTC
     dataset     name; documents and labels: counts; unknown: number of documents without an in-vocabulary term;
-                left_out: counts of skipped rows or files, by reason
+                left_out: counts of skipped rows or files, by reason; unreadable_dates: their number, if there are any
     settings    clusters, lsa (dimensions), sample (documents that the model was fitted on), minibatch, seed
     metrics     by name, such as v_measure and silhouette; those that need labels only if the corpus has labels
     versions    of python, scikit-learn, joblib, numpy and scipy
@@ -34,7 +34,7 @@ clusters.json contains
         similarity  of these documents to the centroid: cosine by quantile, "0.05", "0.25", "0.5", "0.75" and "0.95"
     baseline    further reference values for monitoring: unknown: share of documents without an in-vocabulary term;
                 similarity: the same quantiles over all clusters; rejected: the share of the documents with an
-                in-vocabulary term that --min-similarity "0.1", "0.2" ... "0.9" would reject, optional
+                in-vocabulary term that --min-similarity "0.05", "0.1" ... "0.95" would reject, optional
     agreement_of_halves  {} or, if the number of clusters was chosen, the share of reproduced clusters, by number
     lineage     {} or, for a model trained --like an earlier one: earlier: its version, created and dataset;
                 versions: its version and those that it continues; documents: number that both assign; agreement: the

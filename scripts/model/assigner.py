@@ -20,9 +20,9 @@ class Assigned(NamedTuple):
     similarities: np.ndarray  # cosine to the centroid of the cluster
     runners_up: np.ndarray  # the second nearest clusters; NO_CLUSTER if there is only one cluster
     runner_up_similarities: np.ndarray
-    nearest: np.ndarray  # the nearest clusters in order, shape (documents, top); of all documents
-    nearest_similarities: np.ndarray
     margins: np.ndarray  # distance to the runner-up's centroid less the distance to the cluster's
+    nearest: np.ndarray  # the nearest clusters, the nearest first, and their similarities: shape (documents, top)
+    nearest_similarities: np.ndarray  # both are meaningless without an in-vocabulary term
 
 
 class TermSums(NamedTuple):
@@ -72,9 +72,9 @@ class Assigner:
             np.where(known, self.clusters.similarities(vectors, numbers), np.nan),
             np.where(known & two, runners_up, NO_CLUSTER).astype(np.int32),
             np.where(known & two, self.clusters.similarities(vectors, runners_up), np.nan),
+            np.where(known, margins, np.nan),
             ranking,
             np.array([self.clusters.similarities(vectors, column) for column in ranking.T]).T,
-            np.where(known, margins, np.nan),
         )
 
     def sum_terms(self, weights: csr_matrix, numbers: np.ndarray) -> TermSums:

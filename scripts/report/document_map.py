@@ -107,7 +107,7 @@ def choose_styles(positions: np.ndarray) -> list[dict[str, str]]:
 def draw_map(
     positions: np.ndarray, labels: np.ndarray, clusters: list[dict[str, Any]], titles: list[str], assigned: np.ndarray
 ) -> figure:
-    """Draw the map. The page's script finds the dots and the label of each cluster by their names.
+    """Draw the map. The page's script finds the dots and the label of each cluster, and the found documents, by their names.
 
     Args:
         positions: of the documents, shape (documents, 2).
@@ -124,7 +124,10 @@ def draw_map(
     for cluster in clusters:
         if not np.isnan(labels[cluster["cluster"]]).any():
             draw_label(plot, cluster, labels[cluster["cluster"]])
-    plot.add_tools(HoverTool(renderers=dots, limit=3, visible=False, tooltips="<div>@title</div><i>$name</i>"))
+    found = draw_found(plot)
+    plot.add_tools(
+        HoverTool(renderers=[*dots, found], limit=3, visible=False, tooltips="<div>@title</div><i>$name</i>")
+    )
     return plot
 
 
@@ -169,6 +172,22 @@ def draw_dots(plot: figure, cluster: dict[str, Any], positions: np.ndarray, titl
         nonselection_fill_alpha=0.7,
         nonselection_line_alpha=0,
         name=f"cluster {cluster['cluster']}",
+    )
+
+
+def draw_found(plot: figure) -> DataRenderer:
+    """The documents that the search has found, which the page's script adds."""
+    return plot.scatter(
+        x="x",
+        y="y",
+        source={"x": [], "y": [], "title": [], "colour": []},
+        color="colour",
+        line_color="#ffffff",
+        line_width=1,
+        size=10,
+        nonselection_fill_alpha=1,
+        nonselection_line_alpha=1,
+        name="found",
     )
 
 

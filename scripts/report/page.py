@@ -17,7 +17,9 @@ from sklearn import metrics
 from sklearn.cluster import KMeans
 
 from model.artefacts import METRIC_MEANINGS
+from report.dendrogram import draw_dendrogram
 from report.document_map import MARKERS, choose_styles, clip, draw_map, label_positions, lay_out
+from report.timeline import topics_over_time
 from training.cluster_changes import cluster_changes
 from training.cluster_statistics import ClusterStatistics, Example
 from training.scores import SILHOUETTE_SAMPLE
@@ -56,17 +58,17 @@ def render_report(
     label_counts = statistics.label_counts() if statistics.labels else Counter()
     silhouettes = silhouette_per_cluster(model, vectors, silhouette_sample, seed)
     clusters = [
-        {"name": None, "style": style, "silhouette": silhouettes.get(cluster["cluster"])}
-        | cluster
-        | examples_of(cluster["cluster"], statistics)
-        | {"labels": labels_of(cluster["cluster"], label_counts)}
+        present(cluster, style, silhouettes, statistics, label_counts)
         for cluster, style in zip(summary["clusters"], choose_styles(labels[numbers]))
     ]
     return template().render(
         summary=summary,
         clusters=clusters,
+        by_number={cluster["cluster"]: cluster for cluster in clusters},
         heat_map=heat_map(label_counts, numbers),
         curve=curve(summary),
+        tree=draw_dendrogram(model.cluster_centers_[numbers], numbers),
+        timeline=topics_over_time(statistics.by_day, numbers),
         changes=cluster_changes(summary) if summary.get("lineage") else [],
         metrics=METRIC_MEANINGS,
         look=LOOK.read_text(encoding="utf-8"),
@@ -76,6 +78,25 @@ def render_report(
         bokeh="\n".join(Resources(mode="inline", components=["bokeh", "bokeh-gl"]).js_raw),
         map=json_item(draw_map(positions, labels, clusters, [titles[i] for i in shown], assigned)),
     )
+
+
+def present(
+    cluster: dict[str, Any],
+    style: dict[str, str],
+    silhouettes: dict[int, float],
+    statistics: ClusterStatistics,
+    label_counts: Counter[tuple[str, int]],
+) -> dict[str, Any]:
+    """A cluster of clusters.json with all that the page shows of it."""
+    number = cluster["cluster"]
+    return {
+        "name": None,
+        "style": style,
+        "silhouette": silhouettes.get(number),
+        **cluster,
+        **examples_of(number, statistics),
+        "labels": labels_of(number, label_counts),
+    }
 
 
 def choose_shown(documents: int, seed: int) -> np.ndarray:

@@ -20,7 +20,7 @@ from training.self_training import membership_directions
 
 FOLDS = 5
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-MIN_SIMILARITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+MIN_SIMILARITIES = tuple(percent / 100 for percent in range(5, 100, 5))
 
 
 def measure_baseline(

@@ -66,6 +66,7 @@ class ClusterStatistics:
         self.label_codes: dict[str, int] = {}
         # Pairs of arrays: label codes and clusters of the documents that have both.
         self.labelled: list[tuple[np.ndarray, np.ndarray]] = []
+        self.by_day: Counter[tuple[int, int]] = Counter()  # documents by proleptic Gregorian ordinal and cluster
 
     def add(self, batch: Batch, assigned: Assigned, sums: TermSums) -> None:
         known = assigned.clusters != NO_CLUSTER
@@ -81,9 +82,14 @@ class ClusterStatistics:
         with_label = np.array([label is not None for label in batch.labels])
         both = known[with_label]
         self.labelled.append((np.array(codes, dtype=np.int32)[both], assigned.clusters[with_label & known]))
+        self.count_days(batch, assigned.clusters)
         self.with_label += len(codes)
         self.documents += len(known)
         self.unknown += int(np.sum(~known))
+
+    def count_days(self, batch: Batch, clusters: np.ndarray) -> None:
+        pairs = zip(batch.dates or [], clusters.tolist())
+        self.by_day.update((date.toordinal(), number) for date, number in pairs if date and number != NO_CLUSTER)
 
     def add_examples(self, examples: list[Examples], ranks: np.ndarray, batch: Batch, assigned: Assigned) -> None:
         """Add the documents of a batch that are better examples of their clusters than those found so far."""

@@ -1,5 +1,6 @@
 """Read the earlier model that --like names, and merge clusters of it."""
 
+import argparse
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -45,6 +46,31 @@ class EarlierModel(NamedTuple):
         for cluster in self.summary["clusters"]:
             sizes[self.merged.get(cluster["cluster"], cluster["cluster"])] += cluster["size"]
         return sizes
+
+
+def add_like_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--like",
+        metavar="DIR",
+        help="an earlier model, whose clusters are continued and keep their numbers and names: the folder of its three "
+        "files, or s3://BUCKET/NAME/VERSION/ as uploaded by deploy_service.py",
+    )
+    parser.add_argument(
+        "--merge",
+        type=cluster_group,
+        action="append",
+        default=[],
+        metavar="N+N",
+        help="merge clusters of the --like model, such as 3+7+9: the first number survives; can be repeated",
+    )
+
+
+def cluster_group(text: str) -> list[int]:
+    """Cluster numbers joined by +, at least two. Raises ArgumentTypeError for anything else."""
+    numbers = text.split("+")
+    if len(numbers) < 2 or not all(number.isdecimal() for number in numbers):
+        raise argparse.ArgumentTypeError(f"{text!r} is not two or more cluster numbers such as 3+7")
+    return list(map(int, numbers))
 
 
 def read_earlier_model(place: str, endpoint: str, merges: Sequence[Sequence[int]] = ()) -> EarlierModel:

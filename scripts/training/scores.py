@@ -12,6 +12,7 @@ from model.artefacts import list_terms
 from training.cluster_statistics import ClusterStatistics
 
 SILHOUETTE_SAMPLE = 5_000  # all pairs of a larger corpus take minutes and change the third digit
+FEW, MANY = 0.0005, 0.2  # shares of the documents
 SCORE_NAMES = {
     "explained_variance": "Explained variance",
     "homogeneity": "Homogeneity",
@@ -40,13 +41,15 @@ def measure_scores(
 
 
 def log_rejections(shares: dict[str, float]) -> None:
-    """Log what --min-similarity would reject.
+    """Log which values of --min-similarity would reject a few documents: from none to a fifth.
 
     Args:
         shares: of the documents, by value of the option; baseline.rejected of clusters.json.
     """
-    listed = ", ".join(f"{least}: {100 * share:.1f} %" for least, share in shares.items())
-    log.info("Share of these documents that --min-similarity would reject: %s", listed)
+    highest_of_none = [least for least, share in shares.items() if share < FEW][-1:]
+    chosen = [*highest_of_none, *(least for least, share in shares.items() if FEW <= share <= MANY)]
+    listed = ", ".join(f"{least}: {100 * shares[least]:.1f} %" for least in chosen or shares)
+    log.info("Share of the documents that --min-similarity would reject: %s", listed)
 
 
 def log_scores(scores: dict[str, float], clusters: list[dict]) -> None:

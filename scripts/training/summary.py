@@ -71,6 +71,7 @@ def summarise_training(
             "labels": statistics.labels,
             "unknown": statistics.unknown,
             "left_out": dict(+source.findings.left_out),
+            **({"unreadable_dates": unreadable} if (unreadable := source.findings.unreadable_dates) else {}),
         },
         settings={
             "clusters": settings.clusters,

@@ -282,7 +282,7 @@ def test_a_full_disk_leaves_the_previous_assignments_as_they_were(tmp_path, monk
             with open("/dev/full", "wb") as full:
                 os.dup2(full.fileno(), descriptor_of(temporary))
             for _ in range(100):
-                write(batch, Assigned(numbers, cosines, numbers, cosines, cosines), {})
+                write(batch, Assigned(numbers, cosines, numbers, cosines, cosines, *[np.empty((1_000, 0))] * 2), {})
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
         ("out.parquet", "out.csv", "out.jsonl.gz"), "before"
     )

@@ -114,7 +114,7 @@ def test_both_programs_refuse_before_they_read(place):
 
 
 def test_a_table_of_terms_has_no_formulas_and_replaces_only_its_like(place):
-    path = place / "terms.csv"
+    path = place / "new folder/terms.csv"
     check_outputs(["in.csv"], terms_output(path), False)
     clusters = [{"cluster": 3, "name": "=1+1", "size": 2, "terms": [["@a", 0.5], ["b", 0.25]]}]
     write_terms(path, [*clusters, {"cluster": 5, "size": 0, "terms": []}])
@@ -127,5 +127,5 @@ def test_a_table_of_terms_has_no_formulas_and_replaces_only_its_like(place):
     with pytest.raises(BadInput, match=r"--terms: .* was not written by this project.*--overwrite"):
         check_outputs(["in.csv"], terms_output(path), False)
     new = place / "new.csv"
-    with pytest.raises(BadInput, match="--terms: .* is also the file of --assignments"):
+    with pytest.raises(BadInput, match=r"--terms: .* is also the file of --assignments"):
         check_outputs(["in.csv"], [*assignment_output(new), *terms_output(place / "." / "new.csv")], False)

@@ -48,6 +48,7 @@ def test_a_file_of_kserves_agent_is_read_without_smoke_tests_and_empty_bodies(tm
     source = Source(str(tmp_path))
     (batch,) = source.batches()
     assert batch.documents == ["The goalie stopped the puck"] and batch.identities == ["58e3a1c5-request.json:1"]
+    assert [f"{date:%Y-%m-%d %H:%M}" for date in batch.dates] == ["2026-11-29 22:27"]
     assert dict(+source.findings.left_out) == {"smoke tests": 1, "bodies that are not requests": 1}
 
 

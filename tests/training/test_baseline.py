@@ -8,6 +8,7 @@ from sklearn.preprocessing import normalize
 from corpus.source import load_corpus
 from training.baseline import measure_baseline
 from training.clustering import fit_clusters, reweight
+from training.scores import log_rejections
 from training.vocabulary import fit_vectorizer
 
 CLUSTERS = 10
@@ -46,3 +47,11 @@ def test_a_cluster_without_documents_has_no_quantiles():
         (0.5, True),
         (0, False),
     ]
+
+
+def test_the_log_has_the_values_that_reject_a_few_documents(caplog):
+    caplog.set_level("INFO")
+    log_rejections({"0.1": 0.0, "0.2": 0.0001, "0.3": 0.012, "0.4": 0.2, "0.5": 0.21})
+    log_rejections({"0.1": 0.5, "0.2": 0.75})
+    shares = [record.getMessage().partition("would reject: ")[2] for record in caplog.records]
+    assert shares == ["0.2: 0.0 %, 0.3: 1.2 %, 0.4: 20.0 %", "0.1: 50.0 %, 0.2: 75.0 %"]

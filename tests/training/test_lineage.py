@@ -1,6 +1,7 @@
 """scripts/training/lineage.py and name_clusters.py: cluster numbers and names survive a retraining."""
 
 import json
+import re
 
 import numpy as np
 import pyarrow.parquet
@@ -87,6 +88,7 @@ def test_log_and_report_show_the_cluster_changes(line):
     rows = [line.split() for line in (second / "log").read_text().splitlines() if "gone" in line]
     assert rows[0][0] == str(gone)
     log, page = (third / "log").read_text(), (third / "report.html").read_text()
+    assert re.search(r"that --min-similarity would reject: 0\.\d+: ", log)
     assert "keep the number" in log and " new" in log and "stayed, kept 100%" in log
     assert "Cluster changes" in page and f'<b data-name="{space}">Raumfahrt &amp; Sterne</b>' in page
     assert 'id="cluster-4"' in page and f'id="cluster-{gone}"' not in page
@@ -122,7 +124,7 @@ def test_the_table_of_terms_has_the_names_sizes_and_terms_of_the_summary(line):
     table = pyarrow.parquet.read_table(line[2].parent / "terms.parquet")
     assert table.column_names == ["cluster", "cluster_name", "size", "rank", "term", "weight"]
     assert [tuple(row.values()) for row in table.to_pylist()] == expected
-    assert "Wrote " in (line[2] / "log").read_text().splitlines()[-2]
+    assert f"Wrote {line[2].parent / 'terms.parquet'}" in (line[2] / "log").read_text()
 
 
 def test_names_are_written_into_an_existing_report(line, tmp_path):

@@ -11,6 +11,7 @@ from training.preflight import check_before_training
 
 def arguments(folder, **changes):
     values = {"dataset": ["aws-docs"], "output_dir": folder, "assignments": None, "overwrite": False}
+    values |= {"min_similarity": None, "top": 0, "terms": None, "like": None, "merge": []}
     return argparse.Namespace(**(values | changes))
 
 
