@@ -25,8 +25,8 @@ CANDIDATES = 60  # terms of the vocabulary that are considered for a cluster
 DISTINCT = 2  # a term is this much more frequent in the cluster than elsewhere
 MOST_DISTINCT = 5  # for words of hiragana only: at least three documents of a small cluster, and none elsewhere
 OWN = 0.4  # its words weigh at least this much of what they weigh in any other cluster
-COHERENCE = 4  # of the mean NPMI with the other terms, compared with the logarithm of the weight
-ENOUGH = 0.4  # NPMI; more does not count, or the words of a signature, which are always together, would win
+COHERENCE = 6  # of the mean NPMI with the other terms, compared with the logarithm of the weight
+ENOUGH = 0.6  # NPMI; more does not count, or the words of a signature, which are always together, would win
 MOSTLY = 2 / 3  # of the documents with a word contain the phrase: the phrase says more
 ARTICLE = "ال"  # Arabic, written as one word with the noun
 
