@@ -180,9 +180,7 @@ def counted(service, name: str) -> dict[int, int]:
     return {int(cluster): int(float(count)) for cluster, count in samples}
 
 
-def test_a_minimum_similarity_needs_assignments_and_centroids(model, table, tmp_path):
-    run = train(table, tmp_path, "--min-similarity", "0.4")
-    assert run.returncode == 2 and "--min-similarity and --top are about the file of --assignments" in run.stderr
+def test_a_minimum_similarity_needs_centroids(model, tmp_path):
     shutil.copy(model / "transformer.joblib", tmp_path)
     options = ("--transformer-path", tmp_path / "transformer.joblib", "--predictor_host", "localhost")
     run = run_program("transformer.py", "--min-similarity", "0.4", *options)

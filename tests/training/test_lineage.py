@@ -1,5 +1,7 @@
 """scripts/training/lineage.py and name_clusters.py: cluster numbers and names survive a retraining."""
 
+import argparse
+import contextlib
 import json
 import re
 
@@ -9,11 +11,12 @@ import pytest
 from sklearn.cluster import KMeans
 from sklearn.preprocessing import normalize
 
+from failure import BadInput
 from support.programs import run_program
 from support.services import log_of, run_training, start, start_transformer, stop, wait_until_ready
 from support.topics import KEPT, QUESTIONS, TOPICS, answers, corpus_of, name_clusters
 from training.cluster_changes import cluster_changes
-from training.earlier_model import EarlierModel
+from training.earlier_model import EarlierModel, cluster_group, read_earlier_model
 from training.lineage import as_start, continue_numbers, renumber
 
 
@@ -203,21 +206,33 @@ def test_merged_clusters_are_one_under_the_first_number_and_the_name_of_that(lin
     assert f"grew, kept 100%; gained from {numbers['law']} (50%)" in changes and changes.count("stayed, kept 100%") == 2
 
 
+def test_a_merge_of_unknown_clusters_is_refused_before_the_training(line, tmp_path):
+    options = ("--dataset", line[0] / "corpus.jsonl", "--output-dir", tmp_path / "out", "--like", line[0])
+    run = run_training(*options, "--merge", "0+9")
+    assert run.returncode == 2 and "has no cluster 9; it has 0, 1, 2, 3." in run.stderr.splitlines()[-1], run.stderr
+    assert "Reading" not in run.stderr and not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
-    ("options", "reason"),
+    ("merges", "reason"),
     [
-        (["--merge", "0+1"], "name it with --like"),
-        (["--merge", "0+9", "--like"], "has no cluster 9; it has 0, 1, 2, 3."),
-        (["--merge", "0+1", "--merge", "2+1", "--like"], "names cluster 1 twice"),
-        (["--merge", "0+1+2+3", "--like"], "all clusters into one"),
-        (["--merge", "3", "--like"], "'3' is not two or more cluster numbers such as 3+7"),
+        ([[0, 1], [2, 1]], "--merge names cluster 1 twice"),
+        ([[0, 0]], "--merge names cluster 0 twice"),
+        ([[0, 1, 2, 3]], "all clusters into one"),
+        ([[0, 1], [2, 3]], None),
     ],
 )
-def test_a_merge_that_is_none_is_refused_before_the_training(line, tmp_path, options, reason):
-    earlier = [line[0]] if "--like" in options else []
-    run = run_training("--dataset", line[0] / "corpus.jsonl", "--output-dir", tmp_path / "out", *options, *earlier)
-    assert run.returncode == 2 and reason in run.stderr.splitlines()[-1], run.stderr
-    assert "Reading" not in run.stderr and not (tmp_path / "out").exists()
+def test_clusters_are_merged_once_and_not_all_into_one(line, merges, reason):
+    expectation = pytest.raises(BadInput, match=reason) if reason else contextlib.nullcontext()
+    with expectation:
+        assert read_earlier_model(str(line[0]), "", merges).merged == {1: 0, 3: 2}
+
+
+@pytest.mark.parametrize("text", ["3", "3+", "a+b", "3,7", "+3+7"])
+def test_a_group_of_clusters_is_two_numbers_or_more(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="is not two or more cluster numbers such as 3\\+7"):
+        cluster_group(text)
+    assert cluster_group("3+7+12") == [3, 7, 12]
 
 
 # --- Functions ------------------------------------------------------------------------------------

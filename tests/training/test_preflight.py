@@ -33,3 +33,16 @@ def test_files_of_an_earlier_training_are_replaced_and_others_are_not(tmp_path):
     check_before_training(arguments(tmp_path), "report.html")
     with pytest.raises(BadInput, match=r"--output-dir: .*clusters.json is --dataset"):
         check_before_training(arguments(tmp_path, dataset=[str(tmp_path / "clusters.json")]), None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"merge": [[0, 1]]}, "--merge joins clusters of an earlier model: name it with --like"),
+        ({"min_similarity": 0.7}, "are about the file of --assignments"),
+        ({"top": 3}, "are about the file of --assignments"),
+    ],
+)
+def test_options_that_need_another_are_refused_without_it(tmp_path, changes, reason):
+    with pytest.raises(BadInput, match=reason):
+        check_before_training(arguments(tmp_path, **changes), None)
