@@ -1,4 +1,4 @@
-# Two images. That of the InferenceService's transformer:
+# Two images. That of the InferenceService's transformer and recorder:
 #   docker build -t sklearn-transformer --target transformer -f transformer.Dockerfile .
 # and that of retrain.py, which needs kubectl in the folder:
 #   cp "$(command -v kubectl)" . && docker build -t retraining --target retraining -f transformer.Dockerfile .
@@ -18,14 +18,15 @@ RUN python -m venv /venv \
 # Compiles only the imported modules: without bytecode a start takes twice as long, with bytecode for everything the
 # image is a third larger.
 COPY transformer.py .
+COPY recorder.py .
 COPY serving serving
 COPY scripts/command_line.py scripts/failure.py scripts/
 COPY scripts/model scripts/model
-RUN /venv/bin/python transformer.py --help >/dev/null
+RUN /venv/bin/python transformer.py --help >/dev/null && /venv/bin/python recorder.py --help >/dev/null
 
 FROM ${BASE_IMAGE} AS transformer
 COPY --from=builder /venv /venv
-COPY --from=builder /app/transformer.py /app/
+COPY --from=builder /app/transformer.py /app/recorder.py /app/
 COPY --from=builder /app/serving /app/serving
 COPY --from=builder /app/scripts /app/scripts
 # A numeric user, because Kubernetes cannot check runAsNonRoot by name.

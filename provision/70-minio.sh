@@ -119,7 +119,7 @@ spec:
   - {name: http-console, port: 9090, targetPort: 9090, nodePort: 30200}
 MANIFEST
 
-# Only pods of services (their storage initializers), retrainings, Prometheus and MinIO's operator reach MinIO, and, through HAProxy,
+# Only pods of services (their storage initializers and recorders), retrainings, Prometheus and MinIO's operator reach MinIO, and, through HAProxy,
 # this machine. kindnet, Kind's network plugin, checks policies before the source address is translated, so HAProxy's
 # requests come from this machine's address in the Kind network.
 host=$(kind_gateway)

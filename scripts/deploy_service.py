@@ -49,7 +49,8 @@ from retraining.lock import Lock
 from store.client import check_authority
 from store.credentials import aws_session, find_keys
 from store.model_store import ModelStore, read_version
-from store.service_user import delete_service_users, service_keys
+from store.request_store import RequestStore
+from store.service_user import delete_service_users, recorder_keys, service_keys
 
 log = logging.getLogger("deploy_service")
 
@@ -101,7 +102,7 @@ def deploy(options: argparse.Namespace) -> None:
     store.copy_shared(before.versions())
     warn_of_new_numbers(before, version, store)
     record = store.upload(version)
-    keys = service_keys(store, options.model_name, deployed.keys(), options.share_keys)
+    keys = keys_of(options, deployed, store)
     namespace = [] if has_namespace else [manifests.namespace(options.namespace)]
     deployed.kubectl.apply(*namespace, *manifests.credentials(settings, keys))
     isolate(deployed.kubectl, settings)
@@ -187,13 +188,29 @@ def list_versions(options: argparse.Namespace) -> None:
 def delete(options: argparse.Namespace) -> None:
     deployed, store = service_of(options), store_of(options)
     used_elsewhere = deployed.used_elsewhere() if options.delete_artefacts else set()
-    delete_service_users(store, options.model_name, deployed.keys())
+    keys = [*deployed.keys(), *deployed.keys(manifests.RECORDER_KEYS)]
+    delete_service_users(store, options.model_name, keys)
     deployed.delete()
+    if options.delete_requests:
+        request_store_of(options).delete_requests()
     if options.delete_artefacts:
         store.delete_versions(used_elsewhere)
 
 
 # ----------------------------------------------------------------------------------------- what the actions share
+
+
+def keys_of(options: argparse.Namespace, deployed: DeployedService, store: ModelStore) -> manifests.ServiceKeys:
+    """The keys of the service's store users, which are created where there are none."""
+    reader = service_keys(store, options.model_name, deployed.keys(), options.share_keys)
+    if not options.record_requests:
+        return manifests.ServiceKeys(reader, None)
+    requests = request_store_of(options)
+    requests.create_bucket()
+    if options.record_days:  # retrain.py leaves the rule as it is
+        requests.set_expiry(options.record_days)
+    current = deployed.keys(manifests.RECORDER_KEYS)
+    return manifests.ServiceKeys(reader, recorder_keys(requests, options.model_name, current, options.share_keys))
 
 
 def service_of(options: argparse.Namespace) -> DeployedService:
@@ -209,6 +226,13 @@ def store_of(options: argparse.Namespace) -> ModelStore:
     keys = find_keys(session, options.access_key, options.secret_key)
     service = (options.namespace, options.model_name)
     return ModelStore(session, options.minio_endpoint, options.bucket, *service, keys, options.store_ca)
+
+
+def request_store_of(options: argparse.Namespace) -> RequestStore:
+    session = aws_session()
+    keys = find_keys(session, options.access_key, options.secret_key)
+    service = (options.namespace, options.model_name)
+    return RequestStore(session, options.minio_endpoint, *service, keys, options.store_ca)
 
 
 def require_serving(deployed: DeployedService) -> ServiceState:

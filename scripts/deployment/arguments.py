@@ -10,6 +10,7 @@ from failure import BadInput
 from prometheus import add_prometheus_option
 from store.client import region
 from store.credentials import aws_session
+from store.request_store import request_bucket
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -25,6 +26,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add_model_options(parser)
     add_cluster_options(parser)
     add_store_options(parser)
+    add_record_options(parser)
     add_version_options(parser)
     options = parser.parse_args(argv)
     options.bucket = options.bucket or options.model_name
@@ -66,6 +68,16 @@ def add_cluster_options(parser: argparse.ArgumentParser) -> None:
     add("--timeout", type=positive_int, default=600, metavar="SECONDS", help="for each wait")
 
 
+def add_record_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("recorded requests").add_argument
+    add(
+        "--record-requests",
+        action="store_true",
+        help="record what clients send in the bucket NAME-requests of the store, to train on it (docs/retraining.md)",
+    )
+    add("--record-days", type=positive_int, default=30, metavar="DAYS", help="let the store delete them after so long")
+
+
 def add_store_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("S3 store").add_argument
     add("--bucket", help="created if it does not exist; default: the model's name")
@@ -105,6 +117,9 @@ def add_version_options(parser: argparse.ArgumentParser) -> None:
     )
     add_prometheus_option(group)
     group.add_argument("--delete-artefacts", action="store_true", help="with --delete: remove the files as well")
+    group.add_argument(
+        "--delete-requests", action="store_true", help="with --delete: remove the recorded requests as well"
+    )
 
 
 def check_combination(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
@@ -115,8 +130,11 @@ def check_combination(parser: argparse.ArgumentParser, options: argparse.Namespa
         parser.error("--access-key and --secret-key belong together: give both or none")
     if options.min_replicas > options.max_replicas:
         parser.error(f"--min-replicas {options.min_replicas} is more than --max-replicas {options.max_replicas}")
-    if options.delete_artefacts and not options.delete:
-        parser.error("--delete-artefacts requires --delete")
+    for name in ("delete_artefacts", "delete_requests"):
+        if getattr(options, name) and not options.delete:
+            parser.error(f"--{name.replace('_', '-')} requires --delete")
+    if options.record_requests and options.bucket == request_bucket(options.model_name):
+        parser.error(f"--bucket {options.bucket} is where requests are recorded, and the service can read its bucket")
     if options.analyse and not options.canary:
         parser.error("--analyse requires --canary")
     if options.canary and not options.wait:
@@ -142,6 +160,7 @@ def service_settings(options: argparse.Namespace) -> ServiceSettings:
         store_ca=options.store_ca.read_text() if options.store_ca else None,
         image_pull_secret=options.image_pull_secret,
         min_similarity=options.min_similarity,
+        record_requests=options.record_requests,
     )
 
 

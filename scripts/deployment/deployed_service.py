@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from deployment.kubectl import KNATIVE_KINDS, KSERVE_KIND, Kubectl, KubectlFailed
 from deployment.manifests import (
     COMPONENTS,
+    READER_KEYS,
     READY_ANNOTATION,
     SERVICE_LABEL,
     SPEC_ANNOTATION,
@@ -206,13 +207,17 @@ class DeployedService:
             found["InferenceService"].get(self.name), found["Revision"], found["Route"], list(found["Pod"].values())
         )
 
-    def keys(self) -> list[tuple[str, str]]:
-        """(access key, secret key) of each Secret of the service's versions, the latest first."""
+    def keys(self, names: tuple[str, str] = READER_KEYS) -> list[tuple[str, str]]:
+        """(access key, secret key) of each Secret of the service's versions, the latest first.
+
+        Args:
+            names: of the two keys in the Secrets.
+        """
         selector = f"--selector={SERVICE_LABEL}={self.name}"
         secrets = (self.kubectl.get("secret", selector) or {"items": []})["items"]
         secrets.sort(key=lambda secret: secret["metadata"]["creationTimestamp"], reverse=True)
         shared = self.kubectl.get("secret", self.name)  # of all versions, until each got its own
-        return [keys for secret in [*secrets, *([shared] if shared else [])] if (keys := keys_in(secret))]
+        return [keys for secret in [*secrets, *([shared] if shared else [])] if (keys := keys_in(secret, names))]
 
     def bind_credentials(self, state: ServiceState) -> None:
         """Let Kubernetes delete credentials together with the last revision that uses them."""
@@ -327,9 +332,8 @@ class DeployedService:
                 log.info("kubectl: %s", line)
 
 
-def keys_in(secret: KubernetesObject) -> tuple[str, str] | None:
+def keys_in(secret: KubernetesObject, names: tuple[str, str] = READER_KEYS) -> tuple[str, str] | None:
     data = secret.get("data") or {}
-    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
     access_key, secret_key = (base64.b64decode(data.get(name, "")).decode() for name in names)
     return (access_key, secret_key) if access_key and secret_key else None
 

@@ -13,6 +13,8 @@ from failure import Failure
 
 NO_CLUSTER = -1  # model/clusters.py, which needs NumPy
 INSIST_ON_PREDICTOR = {"Predictor-Bypass": "off"}  # serving/predictor.py
+# Marks requests that are not of clients: they are recorded, and left out of a corpus (scripts/corpus/recorded_requests.py).
+SMOKE_TEST = {"Smoke-Test": "true"}
 STARTUP_STATUSES = (404, 502, 503, 504)  # of a route or pod that takes a moment to be ready
 
 log = logging.getLogger(__name__)
@@ -49,7 +51,9 @@ class Gateway(NamedTuple):
         Raises:
             NoAnswer: the response is not a prediction.
         """
-        headers = {"Host": host, "Content-Type": "application/json"} | ({} if bypass else INSIST_ON_PREDICTOR)
+        headers = (
+            {"Host": host, "Content-Type": "application/json"} | SMOKE_TEST | ({} if bypass else INSIST_ON_PREDICTOR)
+        )
         body = json.dumps({"instances": [[text] for text in texts]})
         http = urllib3.PoolManager(timeout=min(20, self.timeout), retries=False)
         for _ in poll(min(60, self.timeout)):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from store.model_store import store_prefix
+from store.request_store import request_bucket
 
 # A Kubernetes object as the API has it, or a part of one.
 KubernetesObject = dict[str, Any]
@@ -39,6 +40,15 @@ SCRAPING = {
 }
 
 CA_FILE = "cabundle.crt"
+# The keys of a Secret: those that KServe's storage initializer reads models with, and those that requests are recorded
+# with.
+READER_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+RECORDER_KEYS = ("RECORDER_ACCESS_KEY_ID", "RECORDER_SECRET_ACCESS_KEY")
+RECORDER_PORT = 9085  # recorder.py
+# The request headers that a recorded body cannot be read without, and the one that marks requests of this program.
+RECORDED_HEADERS = ("Content-Encoding", "Inference-Header-Content-Length", "Smoke-Test")
+# Measured: 50 MiB, and up to 100 MiB while the store does not answer.
+RECORDER_RESOURCES = {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"cpu": "1", "memory": "128Mi"}}
 # Port 8080 and, for gRPC, 8081 belong to the transformer in the same pod.
 COLLOCATED_PREDICTOR_PORT = 8085
 COLLOCATED_PREDICTOR_ARGS = (f"--http_port={COLLOCATED_PREDICTOR_PORT}", "--enable_grpc=false")
@@ -60,6 +70,14 @@ class ServiceSettings(NamedTuple):
     store_ca: str | None  # CA certificates that the pods trust the store by, PEM
     image_pull_secret: str | None  # name of a Secret in the namespace
     min_similarity: float | None  # option of transformer.py
+    record_requests: bool  # record what clients send
+
+
+class ServiceKeys(NamedTuple):
+    """Access key and secret key of the service's store users."""
+
+    reader: tuple[str, str]
+    recorder: tuple[str, str] | None  # None: requests are not recorded
 
 
 class Content(NamedTuple):
@@ -97,17 +115,20 @@ def namespace(name: str) -> KubernetesObject:
 # --------------------------------------------------------------------------------------------------- credentials
 
 
-def credentials_name(settings: ServiceSettings, keys: tuple[str, str] | None = None) -> str:
+def credentials_name(settings: ServiceSettings, keys: ServiceKeys | None = None) -> str:
     """The name of the objects that hold this content: other content gets other objects, so none is ever changed.
 
     A name is public. scrypt makes it expensive to guess keys from it.
     """
-    content = (settings.store_endpoint, settings.region, settings.store_ca, settings.image_pull_secret, keys)
+    content: tuple[Any, ...] = (settings.store_endpoint, settings.region, settings.store_ca, settings.image_pull_secret)
+    content += (keys and keys.reader,)
+    if settings.record_requests:
+        content += (keys and keys.recorder,)
     digest = hashlib.scrypt(json.dumps(content).encode(), salt=b"mlops-poc", n=2**14, r=8, p=1, dklen=5)
     return f"{settings.name}-store-{digest.hex()}"
 
 
-def credentials(settings: ServiceSettings, keys: tuple[str, str] | None = None) -> list[KubernetesObject]:
+def credentials(settings: ServiceSettings, keys: ServiceKeys | None = None) -> list[KubernetesObject]:
     """Secret, ServiceAccount and, for a store with a custom CA, a ConfigMap with its certificates.
 
     KServe reads them whenever it creates a pod, also when a pod of a version that has served for weeks is replaced.
@@ -140,7 +161,7 @@ def credentials(settings: ServiceSettings, keys: tuple[str, str] | None = None) 
     return objects
 
 
-def store_secret(settings: ServiceSettings, name: str, keys: tuple[str, str] | None) -> KubernetesObject:
+def store_secret(settings: ServiceSettings, name: str, keys: ServiceKeys | None) -> KubernetesObject:
     """The Secret with the store's address, in annotations, and the keys."""
     scheme, _, endpoint = settings.store_endpoint.rpartition("://")
     annotations = {
@@ -159,8 +180,9 @@ def store_secret(settings: ServiceSettings, name: str, keys: tuple[str, str] | N
         "metadata": {**metadata(settings, name), "annotations": annotations},
     }
     if keys:
-        names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-        secret["data"] = {name: base64.b64encode(key.encode()).decode() for name, key in zip(names, keys)}
+        names = (*READER_KEYS, *RECORDER_KEYS)
+        values = (*keys.reader, *(keys.recorder or ()))
+        secret["data"] = {name: base64.b64encode(key.encode()).decode() for name, key in zip(names, values)}
     return secret
 
 
@@ -223,6 +245,8 @@ def inference_service(settings: ServiceSettings, content: Content) -> Kubernetes
             "model": model(settings, f"{root}/", args=["--model_dir=/mnt/models/model", *COLLOCATED_PREDICTOR_ARGS]),
             "containers": [collocated_transformer(settings)],
         }
+        if settings.record_requests:
+            record(predictor, settings, content)
         components = {"predictor": predictor}
     else:
         predictor = {
@@ -233,7 +257,10 @@ def inference_service(settings: ServiceSettings, content: Content) -> Kubernetes
         }
         container = transformer_container(settings)
         container["env"] = [{"name": "STORAGE_URI", "value": f"{root}/transformer/"}]
-        components = {"predictor": predictor, "transformer": {**component, "containers": [container]}}
+        transformer = {**component, "containers": [container]}
+        if settings.record_requests:
+            record(transformer, settings, content)
+        components = {"predictor": predictor, "transformer": transformer}
     return sign(
         {
             "apiVersion": "serving.kserve.io/v1beta1",
@@ -305,6 +332,47 @@ def collocated_transformer(settings: ServiceSettings) -> KubernetesObject:
     container["args"] += ["--predictor_host", f"localhost:{COLLOCATED_PREDICTOR_PORT}"]
     container["args"] += ["--transformer-path", "/mnt/models/transformer/transformer.joblib"]
     return {**container, "name": "transformer-container", "ports": [{"containerPort": 8080, "protocol": "TCP"}]}
+
+
+def record(component: KubernetesObject, settings: ServiceSettings, content: Content) -> None:
+    """Let KServe's logger send the requests of a component to a recorder in its pods (recorder.py says why).
+
+    The logger, the proxy that KServe calls agent, knows headers by their canonical names.
+    """
+    component["logger"] = {
+        "mode": "request",
+        "url": f"http://127.0.0.1:{RECORDER_PORT}",
+        "metadataHeaders": list(RECORDED_HEADERS),
+    }
+    # Knative requires one container with a port if there are several.
+    component["containers"][0]["ports"] = [{"containerPort": 8080, "protocol": "TCP"}]
+    component["containers"].append(recorder_container(settings, content))
+    if settings.store_ca:
+        certificates = {"name": "store-ca", "configMap": {"name": content.credentials}}
+        component["volumes"] = [*component["volumes"], certificates]
+
+
+def recorder_container(settings: ServiceSettings, content: Content) -> KubernetesObject:
+    scheme, _, endpoint = settings.store_endpoint.rpartition("://")
+    prefix = store_prefix(settings.namespace, settings.name)
+    container = {
+        "name": "recorder",
+        "image": settings.transformer_image,
+        "command": ["/venv/bin/python", "/app/recorder.py"],
+        "args": [
+            *("--store", f"{scheme or 'http'}://{endpoint.rstrip('/')}", "--region", settings.region),
+            *("--bucket", request_bucket(settings.name), "--prefix", prefix),
+        ],
+        "env": [
+            {"name": name, "valueFrom": {"secretKeyRef": {"name": content.credentials, "key": key}}}
+            for name, key in zip(READER_KEYS, RECORDER_KEYS)
+        ],
+        **container_limits(RECORDER_RESOURCES),
+    }
+    if settings.store_ca:
+        container["args"] += ["--store-ca", f"/etc/store-ca/{CA_FILE}"]
+        container["volumeMounts"] = [*container["volumeMounts"], {"name": "store-ca", "mountPath": "/etc/store-ca"}]
+    return container
 
 
 def container_limits(resources: dict[str, dict[str, str]]) -> KubernetesObject:
@@ -396,10 +464,12 @@ def standby_route(service: KubernetesObject, revisions: list[str]) -> Kubernetes
 def masked_yaml(settings: ServiceSettings, version: str) -> str:
     """All objects of a version as YAML for `kubectl apply`, the keys masked."""
     secret, *others = credentials(settings)
+    names = (*READER_KEYS, *(RECORDER_KEYS if settings.record_requests else ()))
     content = Content(version, credentials_name(settings))
     masked = (
         "# data, masked here; keys that the cluster has already are not changed:\n"
-        "#   AWS_ACCESS_KEY_ID: '********'\n#   AWS_SECRET_ACCESS_KEY: '********'\n---\n"
+        + "".join(f"#   {key}: '********'\n" for key in names)
+        + "---\n"
     )
     return (
         dump(namespace(settings.namespace))

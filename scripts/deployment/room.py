@@ -7,7 +7,7 @@ from typing import NamedTuple
 from deployment.deployed_service import ServiceState
 from deployment.diagnosis import revision_of
 from deployment.kubectl import Kubectl, KubectlFailed
-from deployment.manifests import KubernetesObject, ServiceSettings, signature
+from deployment.manifests import RECORDER_RESOURCES, KubernetesObject, ServiceSettings, signature
 from failure import BadInput
 
 SUFFIXES = {"m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
@@ -35,6 +35,7 @@ class Room(NamedTuple):
 # cpuRequest and memoryRequest of the storageInitializer in KServe's inferenceservice-config.
 QUEUE_PROXY = Room(0.025, 0)
 STORAGE_INITIALIZER = Room(0.1, 100 * 2**20)
+AGENT = Room(0.1, 100 * 2**20)  # KServe's logger: "agent" in inferenceservice-config
 
 
 def check_size(kubectl: Kubectl, settings: ServiceSettings) -> None:
@@ -94,15 +95,20 @@ def log_room(kubectl: Kubectl, state: ServiceState, settings: ServiceSettings, s
 
 
 def new_pods(settings: ServiceSettings) -> list[Room]:
-    """What each pod of a new version requests: its containers together, or its init container if that is more."""
+    """What each pod of a new version requests; the first gets the clients' requests."""
     container = room_of(settings.resources["requests"])
-    containers = 2 if settings.collocate else 1
-    pod = Room(
-        max(containers * container.cpu + QUEUE_PROXY.cpu, STORAGE_INITIALIZER.cpu),
-        max(containers * container.memory + QUEUE_PROXY.memory, STORAGE_INITIALIZER.memory),
+    recording = [room_of(RECORDER_RESOURCES["requests"]), AGENT] if settings.record_requests else []
+    if settings.collocate:
+        return [pod_room(container, container, *recording)] * settings.min_replicas
+    return [pod_room(container, *recording), pod_room(container)] * settings.min_replicas
+
+
+def pod_room(*containers: Room) -> Room:
+    """What a pod requests: its containers together, or its init container if that is more."""
+    return Room(
+        max(sum(room.cpu for room in (*containers, QUEUE_PROXY)), STORAGE_INITIALIZER.cpu),
+        max(sum(room.memory for room in (*containers, QUEUE_PROXY)), STORAGE_INITIALIZER.memory),
     )
-    components = 1 if settings.collocate else 2
-    return [pod] * components * settings.min_replicas
 
 
 def schedulable_nodes(kubectl: Kubectl) -> list[KubernetesObject]:

@@ -5,6 +5,7 @@ cmd/api-errors.go.
 """
 
 import ipaddress
+import logging
 import re
 import ssl
 from collections.abc import Callable, Collection, Iterator
@@ -97,6 +98,11 @@ CAUSES = [
         "{store} has a problem of its own ({code} {message}): check its log, or run the command again later",
     ),
 ]
+
+# What stores without versioning answer, and stores without the bucket.
+NO_VERSIONING = ("NotImplemented", "MethodNotAllowed", "NoSuchBucket")
+
+log = logging.getLogger(__name__)
 
 
 class StoreError(Failure):
@@ -238,6 +244,35 @@ class S3Bucket:
             f"what answers at {self.endpoint} is no S3 store, perhaps its web console or a proxy: "
             f"{self.endpoint_option} takes the address of its S3 API"
         )
+
+
+class DeployerBucket(S3Bucket):
+    """A bucket that deploy_service.py creates and deletes from."""
+
+    endpoint_option = "--minio-endpoint"
+    authority_option = "--store-ca or AWS_CA_BUNDLE"
+
+    def create_bucket(self) -> None:
+        # GET, not HEAD: the answer to a HEAD has no body that names the cause of a refusal.
+        if self.call(self.s3.list_objects_v2, Bucket=self.bucket, MaxKeys=1, absent=["NoSuchBucket"]) is None:
+            place: dict[str, Any] = {}
+            if self.region != "us-east-1":
+                place = {"CreateBucketConfiguration": {"LocationConstraint": self.region}}
+            self.call(self.s3.create_bucket, Bucket=self.bucket, absent=["BucketAlreadyOwnedByYou"], **place)
+            log.info("Created bucket: %s", self.bucket)
+
+    def objects_below(self, prefix: str) -> list[dict[str, str]]:
+        """The objects below a prefix, and in a versioned bucket their versions, as arguments of delete_object."""
+        status = self.call(self.s3.get_bucket_versioning, Bucket=self.bucket, absent=NO_VERSIONING) or {}
+        if not status.get("Status"):
+            return [{"Key": key} for key in self.keys_below(prefix, absent=["NoSuchBucket"])]
+
+        def collect() -> list[dict[str, str]]:
+            pages = self.s3.get_paginator("list_object_versions").paginate(Bucket=self.bucket, Prefix=prefix)
+            found = [item for page in pages for kind in ("Versions", "DeleteMarkers") for item in page.get(kind, [])]
+            return [{"Key": item["Key"], "VersionId": item["VersionId"]} for item in found]
+
+        return self.call(collect)
 
 
 def stop_blind_redirect(response: tuple[Any, dict] | None, operation: Any, **_: object) -> None:

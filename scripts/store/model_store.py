@@ -16,7 +16,7 @@ import re
 import sys
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import boto3
 from tqdm import tqdm
@@ -31,11 +31,8 @@ from model.artefacts import (
     version_name,
     version_record,
 )
-from store.client import S3Bucket, StoreError
+from store.client import DeployerBucket, StoreError
 from store.credentials import Keys
-
-# What stores without versioning answer, and stores without the bucket.
-NO_VERSIONING = ("NotImplemented", "MethodNotAllowed", "NoSuchBucket")
 
 MODEL_KEY = "model/model.joblib"
 
@@ -86,7 +83,7 @@ def store_prefix(namespace: str, model_name: str) -> str:
     return f"{namespace}/{model_name}/"
 
 
-class ModelStore(S3Bucket):
+class ModelStore(DeployerBucket):
     """The bucket of deployed models, and the prefix of one model in it.
 
     Args:
@@ -94,9 +91,7 @@ class ModelStore(S3Bucket):
         authority: path of a PEM file whose certificates are trusted, or None for the usual ones.
     """
 
-    endpoint_option = "--minio-endpoint"
     bucket_option = "--bucket"
-    authority_option = "--store-ca or AWS_CA_BUNDLE"
 
     def __init__(
         self,
@@ -110,15 +105,6 @@ class ModelStore(S3Bucket):
     ) -> None:
         super().__init__(session, endpoint, bucket, keys, authority)
         self.prefix, self.shared_prefix = store_prefix(namespace, model_name), f"{model_name}/"
-
-    def create_bucket(self) -> None:
-        # GET, not HEAD: the answer to a HEAD has no body that names the cause of a refusal.
-        if self.call(self.s3.list_objects_v2, Bucket=self.bucket, MaxKeys=1, absent=["NoSuchBucket"]) is None:
-            place: dict[str, Any] = {}
-            if self.region != "us-east-1":
-                place = {"CreateBucketConfiguration": {"LocationConstraint": self.region}}
-            self.call(self.s3.create_bucket, Bucket=self.bucket, absent=["BucketAlreadyOwnedByYou"], **place)
-            log.info("Created bucket: %s", self.bucket)
 
     def read(self, key: str) -> bytes | None:
         """Content of an object, or None if it does not exist."""
@@ -207,16 +193,3 @@ class ModelStore(S3Bucket):
         log.info("Deleted %d objects under s3://%s/%s", deleted, self.bucket, self.prefix)
         for folder in sorted(kept):
             log.warning("Kept s3://%s/%s: another service uses it", self.bucket, folder)
-
-    def objects_below(self, prefix: str) -> list[dict[str, str]]:
-        """The objects below a prefix, and in a versioned bucket their versions, as arguments of delete_object."""
-        status = self.call(self.s3.get_bucket_versioning, Bucket=self.bucket, absent=NO_VERSIONING) or {}
-        if not status.get("Status"):
-            return [{"Key": key} for key in self.keys_below(prefix, absent=["NoSuchBucket"])]
-
-        def collect() -> list[dict[str, str]]:
-            pages = self.s3.get_paginator("list_object_versions").paginate(Bucket=self.bucket, Prefix=prefix)
-            found = [item for page in pages for kind in ("Versions", "DeleteMarkers") for item in page.get(kind, [])]
-            return [{"Key": item["Key"], "VersionId": item["VersionId"]} for item in found]
-
-        return self.call(collect)

@@ -1,14 +1,14 @@
-"""A store user for the service, which can only read its bucket.
+"""Store users for the service: one that can only read its bucket, one that can only write recorded requests.
 
-The user is created through MinIO's admin API. If the store has no such API, or these keys may not use it, the service
+The users are created through MinIO's admin API. If the store has no such API, or these keys may not use it, the service
 can get the deployer's own keys, but only with --share-keys, because whoever reads the Secret could write with them
 wherever the deployer may. A network or TLS error says nothing about the API and ends the deployment.
 """
 
 import logging
 import secrets
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import minio
@@ -18,8 +18,18 @@ from minio.error import MinioAdminException
 
 from failure import BadInput, Failure
 from store.client import S3Bucket
+from store.request_store import RequestStore
 
 log = logging.getLogger(__name__)
+
+
+class StoreUser(NamedTuple):
+    """A store user to obtain keys of: what it is for, and what it may do."""
+
+    purpose: str  # as in "the service cannot have a user that ..."
+    name: str  # its beginning
+    policy: dict[str, Any]
+    works: Callable[[str, str], bool]  # whether keys serve the purpose
 
 
 def service_keys(
@@ -40,24 +50,47 @@ def service_keys(
         BadInput: it can have no user, and the deployer's keys may not be shared or would expire.
         Failure: the admin API cannot be reached or does not work.
     """
-    policy = policy or read_only(store.bucket)
+    user = StoreUser(
+        f"is limited to bucket {store.bucket}",
+        user_prefix(model_name),
+        policy or read_only(store.bucket),
+        store.can_read,
+    )
+    return obtain_keys(store, user, current, share)
+
+
+def recorder_keys(
+    store: RequestStore, model_name: str, current: Iterable[tuple[str, str]], share: bool
+) -> tuple[str, str]:
+    """The keys that requests are recorded with, as service_keys. Their user may write and can read nothing."""
+    policy = write_only(store.bucket, store.prefix)
+    purpose = f"only writes to s3://{store.bucket}/{store.prefix}"
+    return obtain_keys(
+        store, StoreUser(purpose, f"{user_prefix(model_name)}requests-", policy, store.can_write), current, share
+    )
+
+
+def obtain_keys(store: S3Bucket, user: StoreUser, current: Iterable[tuple[str, str]], share: bool) -> tuple[str, str]:
     for keys in current:
-        if is_service_user(keys, model_name) and store.can_read(*keys):
-            renew_policy(store, keys[0], policy)
+        if keys[0].startswith(user.name) and user.works(*keys):
+            renew_policy(store, keys[0], user.policy)
             return keys
-    user, secret = f"kserve-{model_name}-{secrets.token_hex(4)}", secrets.token_urlsafe(30)
-    refusal = create_user(store, user, secret, policy)
+    name, secret = f"{user.name}{secrets.token_hex(4)}", secrets.token_urlsafe(30)
+    refusal = create_user(store, name, secret, user.policy)
     if refusal is None:
-        log.info("Created store user %s, limited to bucket %s", user, store.bucket)
-        return user, secret
+        log.info("Created store user %s, which %s", name, user.purpose)
+        return name, secret
     if store.keys.token:
         raise BadInput(f"{refusal}, and temporary AWS keys would expire in the service: use permanent keys")
     if not share:
         raise BadInput(
-            f"{refusal}, so the service cannot have a user of its own: --share-keys gives it your keys (access key "
-            f"{store.keys.access_key}), which should be able to read and write this bucket and nothing else"
+            f"{refusal}, so the service cannot have a user that {user.purpose}: --share-keys gives it your keys (access "
+            f"key {store.keys.access_key}), which should be able to read and write this bucket and nothing else"
         )
-    log.warning("The service reads the store with your own keys (access key %s): %s", store.keys.access_key, refusal)
+    log.warning(
+        "The service uses the store with your own keys (access key %s) instead of a user that %s: %s",
+        *(store.keys.access_key, user.purpose, refusal),
+    )
     return store.keys.access_key, store.keys.secret_key
 
 
@@ -92,8 +125,12 @@ def create_user(store: S3Bucket, user: str, secret: str, policy: dict[str, Any])
     return None
 
 
+def user_prefix(model_name: str) -> str:
+    return f"kserve-{model_name}-"
+
+
 def is_service_user(keys: tuple[str, str], model_name: str) -> bool:
-    return keys[0].startswith(f"kserve-{model_name}-")
+    return keys[0].startswith(user_prefix(model_name))
 
 
 def read_only(bucket: str) -> dict[str, Any]:
@@ -128,6 +165,17 @@ def read_and_write(bucket: str, sources: Iterable[str]) -> dict[str, Any]:
     }
     policy["Statement"].append(writes)
     return policy
+
+
+def write_only(bucket: str, prefix: str) -> dict[str, Any]:
+    """A policy that lets its user write below a prefix, and neither list nor read anything."""
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            {"Effect": "Allow", "Action": ["s3:PutObject"], "Resource": [f"arn:aws:s3:::{bucket}/{prefix}*"]},
+            {"Effect": "Deny", "Action": ["admin:*"]},
+        ],
+    }
 
 
 def minio_admin(store: S3Bucket) -> minio.MinioAdmin:

@@ -35,6 +35,23 @@ ISVC = ("serving.kserve.io", "v1beta1")
 REVISION = ("serving.knative.dev", "v1")
 
 
+DENIED = 'admission webhook "validation.webhook.serving.knative.dev" denied the request: validation failed: '
+
+
+def refused_ports(component):
+    """The error of Knative's webhook for several containers of which not exactly one has a port, or None.
+
+    validateContainersPorts in pkg/apis/serving/k8s_validation.go. The predictor's container has none.
+    """
+    containers = component.get("containers", [])
+    ports = sum(len(container.get("ports", [])) for container in containers)
+    if ports > 1:
+        return f"{DENIED}more than one container port is set: spec.template.spec.containers[*].ports"
+    if ports == 0 and len(containers) + ("model" in component) > 1:
+        return f"{DENIED}missing field(s): spec.template.spec.containers[*].ports"
+    return None
+
+
 def refused_probe(component):
     """The error of Knative's webhook for a readiness probe it rejects (pkg/apis/serving/k8s_validation.go), or None."""
     for position, container in enumerate(component.get("containers", [])):
@@ -42,8 +59,7 @@ def refused_probe(component):
         for field in ("failureThreshold", "timeoutSeconds"):
             if field in probe and not probe.get("periodSeconds"):
                 return (
-                    'admission webhook "validation.webhook.serving.knative.dev" denied the request: validation failed: '
-                    f"{field} is disallowed when periodSeconds is zero: "
+                    f"{DENIED}{field} is disallowed when periodSeconds is zero: "
                     f"spec.template.spec.containers[{position}].readinessProbe.{field}"
                 )
     return None
@@ -151,7 +167,7 @@ class StubKServe(StubKubelet):
         for component in ("predictor", "transformer"):
             if component in service["spec"]:
                 spec = dict(service["spec"][component])
-                refused = refused_probe(spec)
+                refused = refused_probe(spec) or refused_ports(spec)
                 if refused:
                     set_condition(status, f"{component.capitalize()}Ready", "False", "ReconcileFailed", refused)
                     continue
@@ -216,6 +232,7 @@ class StubKServe(StubKubelet):
                     "containers": [
                         container,
                         {"name": "queue-proxy", "image": "queue", "resources": {"requests": {"cpu": "25m"}}},
+                        *pod.sidecars,
                     ],
                     "initContainers": [
                         {

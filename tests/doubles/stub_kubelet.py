@@ -57,7 +57,7 @@ class Pod:
     @property
     def cpu(self):
         """What one pod requests: its containers with Knative's queue-proxy, or KServe's storage initializer."""
-        containers = [self.container, *filter(None, [self.beside])]
+        containers = [self.container, *filter(None, [self.beside]), *self.sidecars]
         return max(0.1, 0.025 + sum(cores(item["resources"]["requests"]["cpu"]) for item in containers))
 
     @property
@@ -68,6 +68,16 @@ class Pod:
     def beside(self):
         """The transformer in the same pod, or None."""
         return next((item for item in self.template.get("containers", []) if item["name"] == BESIDE), None)
+
+    @property
+    def sidecars(self):
+        """The containers beside the servers: what the manifest names, and the agent that KServe adds for a logger."""
+        named = [
+            item for item in self.template.get("containers", []) if item["name"] not in (BESIDE, "kserve-container")
+        ]
+        requests = {"cpu": "100m", "memory": "100Mi"}  # "agent" in inferenceservice-config
+        agent = {"name": "agent", "image": "kserve/agent", "resources": {"requests": requests}}
+        return [*named, agent] if "logger" in self.template else named
 
     @property
     def predictor(self):

@@ -3,7 +3,7 @@
 It speaks enough of the API over HTTP for the real kubectl and the Python client: discovery, OpenAPI v3 (kubectl queries
 whether the server validates fields), get, list with selectors, create, server-side apply, merge, strategic and JSON
 patches, delete with a pod's grace period, garbage collection of objects whose owners are gone, pod logs and access
-reviews. It has no admission, schemas and watches.
+reviews. It has no schemas and watches, and of admission only what KServe refuses of a logger.
 
 Verified against kube-apiserver 1.34: the same tests ran there (DEPLOY_TEST_KUBECONFIG, see docs/deploy.md).
 """
@@ -39,6 +39,22 @@ KINDS = {
     "routes": ("serving.knative.dev/v1", "Route", True),
     "selfsubjectaccessreviews": ("authorization.k8s.io/v1", "SelfSubjectAccessReview", False),
 }
+
+
+def refused_logger(spec):
+    """Why KServe's webhook refuses a logger of a component, or None.
+
+    validateLogger in kserve/kserve v0.20.0, pkg/apis/serving/v1beta1/component.go.
+    """
+    for component in spec.values():
+        logger = component.get("logger") if isinstance(component, dict) else None
+        if logger is None:
+            continue
+        if logger.get("mode") not in ("all", "request", "response"):
+            return "invalid logger type"
+        if not {"path", "parameters", "key"} <= logger.get("storage", {"path": 0, "parameters": 0, "key": 0}).keys():
+            return "invalid logger storage configuration"
+    return None
 
 
 class StubKubernetes:
@@ -369,6 +385,12 @@ class RequestHandler(BaseHTTPRequestHandler):
                     f'{shown} "{name}" is forbidden: unable to create '
                     f"new content in namespace {namespace} because it is being terminated",
                 )
+        spec = body.get("spec") if plural == "inferenceservices" and isinstance(body, dict) else None
+        if reason := refused_logger(spec or {}):
+            denied = (
+                f'admission webhook "inferenceservice.kserve-webhook-server.validator" denied the request: {reason}'
+            )
+            return self.refuse(403, "Forbidden", denied)
         if "dryRun" in query:
             return self.answer({**body, "metadata": {**body["metadata"], "uid": "dry-run"}}, 200 if old else 201)
         if is_apply:
