@@ -11,6 +11,8 @@ import pytest
 # The cores are busy with other tests: threads would spin while they wait for each other (18 s of CPU instead of 2 for
 # 50 clusters of 300 documents).
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+# --jobs -1 is one process: each of joblib's workers would load scikit-learn anew. Tests of workers have --jobs 2.
+os.environ["LOKY_MAX_CPU_COUNT"] = "1"
 
 pytest_plugins = [
     "support.browser",
@@ -18,6 +20,7 @@ pytest_plugins = [
     "support.services",
     "support.stores",
     "support.deployment",
+    "support.snapshots",
     "support.provision_rehearsal",
     "support.provision_machine",
 ]

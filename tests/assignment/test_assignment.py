@@ -27,7 +27,7 @@ from corpus.documents import Batch
 from model.artefacts import ArtefactError
 from model.assigner import Assigned, Assigner
 from model.clusters import NO_CLUSTER
-from support.programs import ROOT, run_program
+from support.programs import ROOT, run_program, started
 from support.services import run_training, start, start_transformer, stop, wait_until_ready
 from training.cluster_statistics import ClusterStatistics
 
@@ -320,7 +320,7 @@ def wait_until(reached, process):
 def test_an_interruption_in_any_phase_leaves_nothing_behind(table, tmp_path, phase, clusters):
     command = [ROOT / "scripts/text_clustering.py", "--dataset", table, "--sample", "500", "--clusters", clusters]
     command += ["--jobs", "2", "--output-dir", tmp_path, "--assignments", tmp_path / "out.csv", "--report"]
-    with begin(*command) as process:
+    with started(*command) as process:
         wait_until(lambda: phase in process.stderr.readline(), process)
         time.sleep(0.1)
         os.killpg(process.pid, signal.SIGINT)
@@ -340,7 +340,7 @@ def test_an_interruption_while_the_libraries_load_is_no_traceback(model, table, 
 
 def test_an_interrupted_assigning_is_one_line_and_leaves_nothing_behind(model, table, tmp_path):
     command = [ROOT / "scripts/assign_documents.py", *paths(model), "--jobs", "2", "--dataset", *[table] * 50]
-    with begin(*command, "--assignments", tmp_path / "out.csv") as process:
+    with started(*command, "--assignments", tmp_path / "out.csv") as process:
         wait_until(lambda: any(path.stat().st_size for path in tmp_path.iterdir()), process)
         os.killpg(process.pid, signal.SIGINT)
         errors = process.stderr.read()

@@ -61,8 +61,8 @@ SERVICE = "serving.kserve.io/inferenceservice=textclustering"
 # --- Credentials of their own --------------------------------------------------------------------
 
 
-def test_after_a_failed_deploy_the_pods_of_the_version_that_serves_can_restart(deploy, cluster, kserve):
-    first = version(succeeded(deploy(0, ingress=kserve.ingress)))
+def test_after_a_failed_deploy_the_pods_of_the_version_that_serves_can_restart(deploy, deployed, cluster, kserve):
+    [first] = deployed(0)
     before = credentials(cluster)
     done = deploy(1, "--minio-endpoint-cluster", "127.0.0.1:9", ingress=kserve.ingress)
     assert done.code == 1 and f"serving meanwhile: {first} 100 %" in done.err.splitlines()[-1]
@@ -75,10 +75,10 @@ def test_after_a_failed_deploy_the_pods_of_the_version_that_serves_can_restart(d
     succeeded(deploy(1, ingress=kserve.ingress))
 
 
-def test_credentials_go_with_the_last_revision_that_uses_them(deploy, cluster, kserve):
+def test_credentials_go_with_the_last_revision_that_uses_them(deploy, deployed, cluster, kserve):
     if not cluster.api:
         pytest.skip("needs the stub of the API server: a real one has no garbage collector by itself")
-    first = version(succeeded(deploy(0, ingress=kserve.ingress)))
+    [first] = deployed(0)
     [used] = credentials(cluster)["secrets"]
     assert deploy(1, "--minio-endpoint-cluster", "127.0.0.1:9", ingress=kserve.ingress).code == 1
     assert set(credentials(cluster)["secrets"]) > {used}
@@ -89,14 +89,14 @@ def test_credentials_go_with_the_last_revision_that_uses_them(deploy, cluster, k
     assert predict(kserve, cluster) == 200
 
 
-def test_the_same_credentials_are_not_applied_under_another_name(deploy, cluster, kserve):
-    succeeded(deploy(0, ingress=kserve.ingress))
+def test_the_same_credentials_are_not_applied_under_another_name(deploy, deployed, cluster, kserve):
+    deployed(0)
     succeeded(deploy(1, ingress=kserve.ingress))
     assert len(credentials(cluster)["secrets"]) == 1
 
 
-def test_service_pods_get_no_token_of_the_kubernetes_api(deploy, cluster, kserve):
-    succeeded(deploy(0, ingress=kserve.ingress))
+def test_service_pods_get_no_token_of_the_kubernetes_api(deployed, cluster):
+    deployed(0)
     [account] = credentials(cluster)["serviceaccounts"].values()
     assert account["automountServiceAccountToken"] is False
 
@@ -134,9 +134,9 @@ def as_an_earlier_release_stored(store, cluster):
 
 
 def test_a_shared_version_of_an_earlier_release_is_kept_while_any_namespace_uses_it(
-    deploy, cluster, other, kserve, store
+    deploy, deployed, cluster, other, kserve, store
 ):
-    used = version(succeeded(deploy(0, ingress=kserve.ingress)))
+    [used] = deployed(0)
     shared = as_an_earlier_release_stored(store, cluster)
     source = {"internal.serving.kserve.io/storage-initializer-sourceuri": f"s3://{store.bucket}/textclustering/{used}/"}
     revision = {
@@ -156,8 +156,10 @@ def test_a_shared_version_of_an_earlier_release_is_kept_while_any_namespace_uses
     assert store.list() == []
 
 
-def test_a_deploy_copies_the_versions_of_an_earlier_release_to_the_service_s_own_prefix(deploy, cluster, kserve, store):
-    first = version(succeeded(deploy(0, ingress=kserve.ingress)))
+def test_a_deploy_copies_the_versions_of_an_earlier_release_to_the_service_s_own_prefix(
+    deploy, deployed, cluster, kserve, store
+):
+    [first] = deployed(0)
     shared = as_an_earlier_release_stored(store, cluster)
     second = version(succeeded(deploy(1, ingress=kserve.ingress)))
     assert set(store.list()) > {*shared, *(f"{cluster.namespace}/{key}" for key in shared)}
@@ -167,8 +169,8 @@ def test_a_deploy_copies_the_versions_of_an_earlier_release_to_the_service_s_own
     )
 
 
-def test_files_are_not_deleted_without_knowing_who_uses_them(deploy, cluster, kserve, store, tmp_path):
-    succeeded(deploy(0, ingress=kserve.ingress))
+def test_files_are_not_deleted_without_knowing_who_uses_them(deploy, deployed, cluster, store, tmp_path):
+    deployed(0)
     files = store.list()
     spy = tmp_path / "bin" / "kubectl"  # a user who may read one namespace only
     spy.parent.mkdir()
@@ -185,9 +187,10 @@ def test_files_are_not_deleted_without_knowing_who_uses_them(deploy, cluster, ks
 # --- Rollback and repair -------------------------------------------------------------------------
 
 
-def test_a_rollback_after_a_failed_deploy_returns_to_the_version_before_the_one_that_serves(deploy, cluster, kserve):
-    first = version(succeeded(deploy(0, ingress=kserve.ingress)))
-    second = version(succeeded(deploy(1, ingress=kserve.ingress)))
+def test_a_rollback_after_a_failed_deploy_returns_to_the_version_before_the_one_that_serves(
+    deploy, deployed, cluster, kserve
+):
+    first, second = deployed(0, 1)
     kserve.failing = {"predictor"}
     assert deploy(2, ingress=kserve.ingress).code == 1
     assert traffic(cluster) == {second: 100}
@@ -204,8 +207,8 @@ def test_a_rollback_after_a_failed_deploy_returns_to_the_version_before_the_one_
     assert traffic(cluster) == {first: 100}
 
 
-def test_on_a_full_node_the_standby_makes_way_and_a_rollback_starts_it_again(deploy, cluster, tmp_path, monkeypatch):
-    monkeypatch.setattr(waiting, "NO_ROOM_SECONDS", 30)
+def test_on_a_full_node_the_standby_makes_way_and_a_rollback_starts_it_again(deploy, cluster, tmp_path):
+    deploy.constants["deployment.waiting.NO_ROOM_SECONDS"] = 30
     with stub_kserve(cluster, tmp_path, cpus=0.45) as stub:  # room for two versions of two pods of 100m
         stub.ending_seconds = 1
         first = version(succeeded(deploy(0, ingress=stub.ingress)))
@@ -227,8 +230,8 @@ def versions_with_pods(stub, cluster):
     return {label(pod) for key, pods in stub.pods.items() if key[0] == cluster.namespace for pod in pods if pod.names}
 
 
-def test_a_deploy_right_after_a_delete_waits_until_the_old_pods_have_ended(deploy, cluster, tmp_path, monkeypatch):
-    monkeypatch.setattr(waiting, "NO_ROOM_SECONDS", 30)
+def test_a_deploy_right_after_a_delete_waits_until_the_old_pods_have_ended(deploy, cluster, tmp_path):
+    deploy.constants["deployment.waiting.NO_ROOM_SECONDS"] = 30
     with stub_kserve(cluster, tmp_path, cpus=0.45) as stub:
         stub.ending_seconds = 4
         succeeded(deploy(0, ingress=stub.ingress))
@@ -244,8 +247,8 @@ def test_no_room_is_given_longer_than_a_pod_takes_to_end():
 
 
 @pytest.mark.parametrize("newer_failed", [False, True])
-def test_a_version_that_serves_but_does_not_answer_gets_new_pods(deploy, cluster, kserve, newer_failed):
-    serving = version(succeeded(deploy(0, ingress=kserve.ingress)))
+def test_a_version_that_serves_but_does_not_answer_gets_new_pods(deploy, deployed, cluster, kserve, newer_failed):
+    [serving] = deployed(0)
     if newer_failed:
         kserve.failing = {"predictor"}
         assert deploy(1, ingress=kserve.ingress).code == 1
@@ -259,16 +262,16 @@ def test_a_version_that_serves_but_does_not_answer_gets_new_pods(deploy, cluster
     assert "Re-creating" not in succeeded(deploy(0, ingress=kserve.ingress)).err
 
 
-def test_a_version_that_answers_incorrectly_gets_new_pods(deploy, cluster, kserve):
-    kserve_version = version(succeeded(deploy(0, ingress=kserve.ingress)))
+def test_a_version_that_answers_incorrectly_gets_new_pods(deploy, deployed, cluster, kserve):
+    [kserve_version] = deployed(0)
     [transformer] = pods_of(kserve, cluster, kserve_version, "transformer")
     transformer.numbers = {text: number + 1 for text, number in transformer.numbers.items()}
     done = succeeded(deploy(0, ingress=kserve.ingress))
     assert "incorrect predictions" in done.err and "Re-creating its pods" in done.err
 
 
-def test_pods_are_not_re_created_because_the_gateway_s_address_is_wrong(deploy, cluster, kserve):
-    serving = version(succeeded(deploy(0, ingress=kserve.ingress)))
+def test_pods_are_not_re_created_because_the_gateway_s_address_is_wrong(deploy, deployed, cluster, kserve):
+    [serving] = deployed(0)
     names = [pod.names for pod in pods_of(kserve, cluster, serving)]
     done = deploy(0, ingress="http://127.0.0.1:9", timeout=3)
     assert done.code == 1 and "--ingress" in done.err.splitlines()[-1]
@@ -276,8 +279,8 @@ def test_pods_are_not_re_created_because_the_gateway_s_address_is_wrong(deploy, 
     assert [pod.names for pod in pods_of(kserve, cluster, serving)] == names
 
 
-def test_only_a_version_that_answers_is_said_to_serve(deploy, cluster, kserve):
-    serving = version(succeeded(deploy(0, ingress=kserve.ingress)))
+def test_only_a_version_that_answers_is_said_to_serve(deploy, deployed, cluster, kserve):
+    [serving] = deployed(0)
     [predictor] = pods_of(kserve, cluster, serving, "predictor")
     predictor.unloaded = True
     kserve.failing = {"transformer"}
@@ -286,8 +289,8 @@ def test_only_a_version_that_answers_is_said_to_serve(deploy, cluster, kserve):
     assert "serving meanwhile" not in last
 
 
-def test_list_marks_versions_that_were_never_ready(deploy, cluster, kserve):
-    first = version(succeeded(deploy(0, ingress=kserve.ingress)))
+def test_list_marks_versions_that_were_never_ready(deploy, deployed, cluster, kserve):
+    [first] = deployed(0)
     kserve.failing = {"predictor"}
     failed = version(deploy(1, ingress=kserve.ingress))
     listed = succeeded(deploy(1, "--list")).out
@@ -298,8 +301,8 @@ def test_list_marks_versions_that_were_never_ready(deploy, cluster, kserve):
     assert "never ready" not in succeeded(deploy(1, "--list")).out
 
 
-def test_a_deployment_does_not_recreate_the_pods_that_it_waited_for(deploy, cluster, kserve):
-    serving = version(succeeded(deploy(0, ingress=kserve.ingress)))
+def test_a_deployment_does_not_recreate_the_pods_that_it_waited_for(deployed, cluster, kserve):
+    [serving] = deployed(0)
     kserve.settle()
     assert [pod.created for pod in pods_of(kserve, cluster, serving)] == [1, 1]
 
@@ -307,8 +310,8 @@ def test_a_deployment_does_not_recreate_the_pods_that_it_waited_for(deploy, clus
 # --- Access --------------------------------------------------------------------------------------
 
 
-def test_the_predictor_has_no_address_outside_the_cluster(deploy, cluster, kserve):
-    succeeded(deploy(0, ingress=kserve.ingress))
+def test_the_predictor_has_no_address_outside_the_cluster(deployed, cluster, kserve):
+    deployed(0)
     unload = "/v2/repository/models/textclustering/unload"
     assert predict(kserve, cluster, "textclustering-predictor", unload) == 404
     assert predict(kserve, cluster) == 200
@@ -322,10 +325,12 @@ def test_a_collocated_service_keeps_its_address(deploy, cluster, kserve):
 ROLES = {"istio-system": "gateway", "knative-serving": "knative", "monitoring": "prometheus"}
 
 
-def test_network_policies_let_in_the_gateway_and_prometheus_where_the_platform_labels_them(deploy, cluster, kserve):
+def test_network_policies_let_in_the_gateway_and_prometheus_where_the_platform_labels_them(
+    deploy, deployed, cluster, kserve
+):
     if not cluster.api:
         pytest.skip("needs a cluster whose namespaces it may label")
-    succeeded(deploy(0, ingress=kserve.ingress))
+    deployed(0)
     assert cluster.list("networkpolicies") == [], "another cluster's gateway may be anywhere"
     for name, role in ROLES.items():
         manifest = {
@@ -359,8 +364,10 @@ def roles_in(policy):
 # --- Two deploys at the same time ------------------------------------------------------------------
 
 
-def test_of_two_deploys_the_one_that_was_replaced_says_so_at_once(deploy, cluster, kserve, store, training_runs):
-    succeeded(deploy(0, ingress=kserve.ingress))
+def test_of_two_deploys_the_one_that_was_replaced_says_so_at_once(
+    deploy, deployed, cluster, kserve, store, training_runs
+):
+    deployed(0)
     kserve.starting_seconds = 15
     with deploy_process(training_runs[1], cluster, store) as loser:
         lines = []

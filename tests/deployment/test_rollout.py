@@ -22,8 +22,8 @@ from support.deployment import (
 # --- Versions ---------------------------------------------------------------------------------
 
 
-def test_a_new_version_takes_over_and_each_transformer_keeps_its_own_predictor(deploy, cluster, kserve):
-    first = version(succeeded(deploy(0, ingress=kserve.ingress)))
+def test_a_new_version_takes_over_and_each_transformer_keeps_its_own_predictor(deploy, deployed, cluster, kserve):
+    [first] = deployed(0)
     done = succeeded(deploy(1, ingress=kserve.ingress))
     second = version(done)
     assert traffic(cluster) == {second: 100} and f"Traffic: {second} 100 %" in done.err
@@ -48,8 +48,8 @@ def test_canary_gets_its_share_list_shows_it_and_promote_gives_it_the_rest(deplo
     assert done.code == 2 and "gets all requests already" in done.err
 
 
-def test_rollback_of_a_canary_and_of_a_finished_rollout(deploy, cluster, kserve):
-    first = version(succeeded(deploy(0, ingress=kserve.ingress)))
+def test_rollback_of_a_canary_and_of_a_finished_rollout(deploy, deployed, cluster, kserve):
+    [first] = deployed(0)
     done = deploy(0, "--rollback", ingress=kserve.ingress)
     assert done.code == 2 and "no previous version to return to" in done.err
     second = version(succeeded(deploy(1, "--canary", "20", ingress=kserve.ingress)))
@@ -63,9 +63,8 @@ def test_rollback_of_a_canary_and_of_a_finished_rollout(deploy, cluster, kserve)
     assert "already" in again.err and traffic(cluster) == {first: 100}
 
 
-def test_after_a_rollback_the_next_deploy_never_serves_what_was_rolled_back(deploy, cluster, kserve):
-    first = version(succeeded(deploy(0, ingress=kserve.ingress)))
-    second = version(succeeded(deploy(1, ingress=kserve.ingress)))
+def test_after_a_rollback_the_next_deploy_never_serves_what_was_rolled_back(deploy, deployed, cluster, kserve):
+    first, second = deployed(0, 1)
     succeeded(deploy(1, "--rollback", ingress=kserve.ingress))
     seen = watch_traffic(kserve, cluster)
     third = version(succeeded(deploy(2, ingress=kserve.ingress)))
@@ -73,8 +72,8 @@ def test_after_a_rollback_the_next_deploy_never_serves_what_was_rolled_back(depl
     assert second not in seen() and {first, third} == set(seen())
 
 
-def test_delete_removes_the_service_and_only_when_asked_the_artefacts(deploy, cluster, kserve, store):
-    succeeded(deploy(0, ingress=kserve.ingress))
+def test_delete_removes_the_service_and_only_when_asked_the_artefacts(deploy, deployed, cluster, store):
+    deployed(0)
     succeeded(deploy(0, "--delete"))
     for kind in ("inferenceservices", "secrets", "serviceaccounts"):
         assert "textclustering" not in cluster.kubectl("get", kind, "-n", cluster.namespace)
@@ -129,8 +128,10 @@ def running(stub, cluster):
     }
 
 
-def test_a_version_whose_predictor_never_starts_gets_no_request_and_gives_its_pods_back(deploy, cluster, kserve):
-    first = version(succeeded(deploy(0, ingress=kserve.ingress)))
+def test_a_version_whose_predictor_never_starts_gets_no_request_and_gives_its_pods_back(
+    deploy, deployed, cluster, kserve
+):
+    [first] = deployed(0)
     kserve.failing = {"predictor"}
     with Asking(kserve, cluster) as statuses:
         done = deploy(1, ingress=kserve.ingress)
@@ -165,16 +166,15 @@ def eventually_running(stub, cluster, *versions):
     assert running(stub, cluster) == wanted
 
 
-def test_a_good_version_takes_over_without_a_failed_request(deploy, cluster, kserve):
-    succeeded(deploy(0, ingress=kserve.ingress))
+def test_a_good_version_takes_over_without_a_failed_request(deploy, deployed, cluster, kserve):
+    deployed(0)
     with Asking(kserve, cluster) as statuses:
         second = version(succeeded(deploy(1, ingress=kserve.ingress)))
     assert set(statuses) == {200} and traffic(cluster) == {second: 100}
 
 
-def test_the_version_that_serves_and_the_one_before_keep_their_pods_and_no_other(deploy, cluster, kserve):
-    first = version(succeeded(deploy(0, ingress=kserve.ingress)))
-    second = version(succeeded(deploy(1, ingress=kserve.ingress)))
+def test_the_version_that_serves_and_the_one_before_keep_their_pods_and_no_other(deploy, deployed, cluster, kserve):
+    first, second = deployed(0, 1)
     eventually_running(kserve, cluster, first, second)
     succeeded(deploy(1, "--rollback", ingress=kserve.ingress))
     eventually_running(kserve, cluster, first, second)
@@ -186,8 +186,8 @@ def test_the_version_that_serves_and_the_one_before_keep_their_pods_and_no_other
     eventually_running(kserve, cluster, first, third)
 
 
-def test_a_version_that_answers_as_another_model_would_is_refused(deploy, cluster, kserve):
-    first = version(succeeded(deploy(0, ingress=kserve.ingress)))
+def test_a_version_that_answers_as_another_model_would_is_refused(deploy, deployed, cluster, kserve):
+    [first] = deployed(0)
     kserve.misled = True
     seen = watch_traffic(kserve, cluster)
     done = deploy(1, ingress=kserve.ingress)
@@ -209,8 +209,8 @@ def test_one_wrong_cluster_is_enough_also_where_nothing_served(deploy, cluster, 
     assert done.code == 1 and "1 of 3 clusters are wrong" in done.err.splitlines()[-1]
 
 
-def test_a_hold_that_kserve_takes_for_a_rollback_is_put_right(deploy, cluster, kserve):
-    succeeded(deploy(0, ingress=kserve.ingress))
+def test_a_hold_that_kserve_takes_for_a_rollback_is_put_right(deploy, deployed, cluster, kserve):
+    deployed(0)
     second = version(succeeded(deploy(1, ingress=kserve.ingress)))
     kserve.route_first, kserve.starting_seconds, kserve.failing = True, 4, {"predictor"}
     done = deploy(2, ingress=kserve.ingress)
@@ -224,8 +224,8 @@ def test_a_hold_that_kserve_takes_for_a_rollback_is_put_right(deploy, cluster, k
     assert traffic(cluster) == {second: 100}
 
 
-def test_without_waiting_a_new_version_stays_at_0_percent_until_it_is_asked_for(deploy, cluster, kserve):
-    first = version(succeeded(deploy(0, ingress=kserve.ingress)))
+def test_without_waiting_a_new_version_stays_at_0_percent_until_it_is_asked_for(deploy, deployed, cluster, kserve):
+    [first] = deployed(0)
     done = succeeded(deploy(1, "--no-wait", ingress=kserve.ingress))
     assert "It gets no requests yet" in done.err
     assert traffic(cluster) == {first: 100}
@@ -233,9 +233,10 @@ def test_without_waiting_a_new_version_stays_at_0_percent_until_it_is_asked_for(
     assert traffic(cluster) == {second: 100}
 
 
-def test_the_version_that_serves_is_not_made_again_after_another_failed_or_was_rolled_back(deploy, cluster, kserve):
-    first = version(succeeded(deploy(0, ingress=kserve.ingress)))
-    second = version(succeeded(deploy(1, ingress=kserve.ingress)))
+def test_the_version_that_serves_is_not_made_again_after_another_failed_or_was_rolled_back(
+    deploy, deployed, cluster, kserve
+):
+    first, second = deployed(0, 1)
     succeeded(deploy(1, "--rollback", ingress=kserve.ingress))
     assert "serves already" in succeeded(deploy(0, ingress=kserve.ingress)).err
     succeeded(deploy(1, ingress=kserve.ingress))
@@ -247,8 +248,8 @@ def test_the_version_that_serves_is_not_made_again_after_another_failed_or_was_r
     eventually_running(kserve, cluster, first, second)  # the version before it is not forgotten
 
 
-def test_promote_after_a_rollback_says_what_brings_the_version_back(deploy, cluster, kserve):
-    succeeded(deploy(0, ingress=kserve.ingress))
+def test_promote_after_a_rollback_says_what_brings_the_version_back(deploy, deployed, cluster, kserve):
+    deployed(0)
     second = version(succeeded(deploy(1, ingress=kserve.ingress)))
     succeeded(deploy(1, "--rollback", ingress=kserve.ingress))
     done = deploy(1, "--promote")
@@ -258,8 +259,10 @@ def test_promote_after_a_rollback_says_what_brings_the_version_back(deploy, clus
     assert len(kserve.pods[cluster.namespace, "textclustering", "predictor"]) == 2, "its pods were there"
 
 
-def test_a_rollback_to_a_version_whose_predictor_died_names_its_pod_and_moves_no_request(deploy, cluster, kserve):
-    succeeded(deploy(0, ingress=kserve.ingress))
+def test_a_rollback_to_a_version_whose_predictor_died_names_its_pod_and_moves_no_request(
+    deploy, deployed, cluster, kserve
+):
+    deployed(0)
     serving = version(succeeded(deploy(1, ingress=kserve.ingress)))
     kserve.settle()
     [first, _] = kserve.pods[cluster.namespace, "textclustering", "predictor"]
@@ -305,8 +308,8 @@ def collocated_traffic(cluster):
 # --- Not ready --------------------------------------------------------------------------------
 
 
-def test_image_missing_says_so_and_the_previous_version_keeps_serving(deploy, cluster, kserve):
-    first = version(succeeded(deploy(0, ingress=kserve.ingress)))
+def test_image_missing_says_so_and_the_previous_version_keeps_serving(deploy, deployed, cluster, kserve):
+    [first] = deployed(0)
     done = deploy(1, "--transformer-image", "docker.io/mlops-poc/nothing:1", ingress=kserve.ingress)
     assert done.code == 1
     assert "ImagePullBackOff" in done.err and "docker.io/mlops-poc/nothing:1" in done.err

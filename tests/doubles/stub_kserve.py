@@ -68,7 +68,18 @@ def refused_probe(component):
 class StubKServe(StubKubelet):
     """Runs until its `with` block ends. `ingress` is the URL of the ingress gateway."""
 
-    def __init__(self, kubeconfig, work, images=(), cpus=4.0, download=False, serve=False, logs=None, mode="Knative"):
+    def __init__(
+        self,
+        kubeconfig,
+        work,
+        images=(),
+        cpus=4.0,
+        download=False,
+        serve=False,
+        logs=None,
+        mode="Knative",
+        changes=None,
+    ):
         client = kubernetes.config.new_client_from_config(str(kubeconfig))
         self.core = kubernetes.client.CoreV1Api(client)
         self.custom = kubernetes.client.CustomObjectsApi(client)
@@ -87,9 +98,12 @@ class StubKServe(StubKubelet):
         self.placed = {}  # (namespace, pod) -> CPU that it keeps on the node
         self.ending = {}  # (namespace, pod) -> when its end began
         self.lock = threading.RLock()
+        self.between_rounds = threading.Lock()  # for who changes what the controller knows
         self.refusal = None  # why Knative's webhook refuses what KServe makes
         self.stopping = threading.Event()
         self.rounds = 0
+        self.changes = changes  # returns the number of changes to the API server's objects; not known of a real one
+        self.seen, self.due = None, 0  # changes before the latest round; when the next one is due without any
         stub = self
 
         class Gateway(GatewayHandler):
@@ -131,23 +145,18 @@ class StubKServe(StubKubelet):
         seen = self.rounds
         while self.rounds < seen + 2:
             assert self.controller.is_alive()
-            time.sleep(0.05)
+            self.seen = None
+            time.sleep(0.02)
 
     # --- The controller -----------------------------------------------------------------------
 
     def run(self):
-        while not self.stopping.wait(0.1):
+        while not self.stopping.wait(0.05):
+            if self.nothing_to_do():
+                continue
             try:
-                services = self.custom.list_cluster_custom_object(*ISVC, "inferenceservices")["items"]
-                for service in services:
-                    self.reconcile(service)
-                self.remove_others(services)
-                self.tend_pods()
-                if self.mode == "Knative":
-                    routes = self.custom.list_cluster_custom_object(*REVISION, "routes")["items"]
-                    for route in routes:
-                        self.lead(route, services)
-                    self.scale(services, routes)
+                with self.between_rounds:
+                    self.reconcile_all()
                 self.rounds += 1
             except kubernetes.client.ApiException as error:
                 going = error.status in (404, 409) or "being terminated" in str(error.body)
@@ -155,6 +164,26 @@ class StubKServe(StubKubelet):
                     self.broken = error
             except Exception as error:
                 self.broken = error
+
+    def reconcile_all(self):
+        services = self.custom.list_cluster_custom_object(*ISVC, "inferenceservices")["items"]
+        for service in services:
+            self.reconcile(service)
+        self.remove_others(services)
+        self.tend_pods()
+        if self.mode == "Knative":
+            routes = self.custom.list_cluster_custom_object(*REVISION, "routes")["items"]
+            for route in routes:
+                self.lead(route, services)
+            self.scale(services, routes)
+
+    def nothing_to_do(self):
+        """Whether nothing has changed since the latest round; what only takes time is looked at twice a second."""
+        changes = self.changes() if self.changes else None
+        if changes is not None and changes == self.seen and time.monotonic() < self.due:
+            return True
+        self.seen, self.due = changes, time.monotonic() + 0.5
+        return False
 
     def reconcile(self, service):
         namespace, name = service["metadata"]["namespace"], service["metadata"]["name"]

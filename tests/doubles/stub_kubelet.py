@@ -126,6 +126,7 @@ class StubKubelet:
             self.logs[(pod.namespace, name, container)] = text
         pod.ready = pod.failure is None
         pod.proven = pod.proven or pod.ready
+        self.seen = None  # the controller looks at it at once
 
     def wait_for_room(self, pod, name):
         """The scheduler: whether the pod found room on the node before it was deleted."""

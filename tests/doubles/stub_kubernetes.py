@@ -67,7 +67,7 @@ class StubKubernetes:
         self.logs = {}  # (namespace, pod, container) -> text
         self.sick = False  # whether an aggregated API is down, as a metrics-server often is
         self.lock = threading.RLock()
-        self.count = 0
+        self.count = 0  # of the changes so far
         api = self
 
         class Handler(RequestHandler):
@@ -128,6 +128,7 @@ class StubKubernetes:
 
     def delete(self, plural, namespace, name):
         with self.lock:
+            self.count += 1
             found = self.objects[(plural, namespace, name)]
             if plural == "namespaces":
                 inside = [key for key in self.objects if key[1] == name]

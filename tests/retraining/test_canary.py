@@ -24,15 +24,15 @@ GOOD = Figures(100, 0, 0.02, 0.02, {})
 
 
 @pytest.fixture
-def analyse(deploy, kserve, monkeypatch):
+def analyse(deploy, deployed, kserve, monkeypatch):
     """Deploy version 1 as the canary of version 0 and analyse it; figures() returns those of canary and stable."""
     monkeypatch.setattr(deploy_service, "Watch", lambda duration: Watch(duration, duration / 3))
 
     def run(figures, duration="1s"):
         monkeypatch.setattr(canary_module, "fetch_figures", lambda _, __, of, ___: figures()[of.version == run.stable])
-        return deploy(1, "--canary", "50", "--analyse", duration, ingress=kserve.ingress)
+        return deploy(1, "--canary", "50", "--analyse", duration, ingress=kserve.ingress, here=True)
 
-    run.stable = version(succeeded(deploy(0, ingress=kserve.ingress)))
+    [run.stable] = deployed(0)
     return run
 
 

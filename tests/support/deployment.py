@@ -8,7 +8,6 @@ controllers), or else stub_kubernetes.py. kubectl is always the real one.
 import base64
 import contextlib
 import copy
-import functools
 import io
 import json
 import logging
@@ -24,7 +23,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from botocore.loaders import JSONFileLoader
 from sklearn.cluster import KMeans
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -32,11 +30,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer
 
 import deploy_service
-from deployment import (
-    manifests,  # noqa: F401
-    polling,
-    waiting,
-)
+from deployment import manifests  # noqa: F401
 from deployment.naming_rules import check_names  # noqa: F401
 from doubles import stub_kserve as kserve_module
 from doubles.stub_kserve import StubKServe
@@ -155,7 +149,8 @@ def kserve(cluster, tmp_path):
 
 @contextlib.contextmanager
 def stub_kserve(cluster, tmp_path, **settings):
-    settings = {"images": [IMAGE], "logs": cluster.logs, **settings}
+    changes = (lambda: cluster.api.count) if cluster.api else None
+    settings = {"images": [IMAGE], "logs": cluster.logs, "changes": changes, **settings}
     with StubKServe(cluster.kubeconfig, tmp_path / "pods", **settings) as stub:
         yield stub
         if not cluster.api:
@@ -166,55 +161,102 @@ def stub_kserve(cluster, tmp_path, **settings):
 # --- The script -------------------------------------------------------------------------------
 
 
-load_file = JSONFileLoader.load_file
+# For the tests; a test may change them: deploy.constants[...] = ...
+CONSTANTS = {
+    "deployment.waiting.STUCK_SECONDS": 0,
+    "deployment.waiting.NO_ROOM_SECONDS": 0,
+    "deployment.polling.LONGEST_PAUSE": 0.3,
+}
 
 
-@functools.cache
-def load_file_once(path):
-    """botocore's description of S3: a deployment reads it once, many deployments in one process would read it each."""
-    return load_file(JSONFileLoader(), path)
+@pytest.fixture(scope="session")
+def deploy_server():
+    """A function that runs deploy_service.py and returns its exit code, see deploy_server.py."""
+    server = subprocess.Popen(
+        [sys.executable, "-P", Path(__file__).with_name("deploy_server.py")],  # -P: support/ has a deployment.py too
+        env=os.environ | {"PYTHONPATH": str(SCRIPT.parent)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+    def run(**request) -> int:
+        server.stdin.write(json.dumps(request) + "\n")
+        server.stdin.flush()
+        return int(server.stdout.readline())
+
+    yield run
+    server.stdin.close()
+    server.wait(10)
 
 
 @pytest.fixture
-def deploy(cluster, store, training_runs, tmp_path, monkeypatch):
-    """Run the script's main against this test's store and cluster: deploy(run, *flags, **environment).
+def deploy(cluster, store, training_runs, deploy_server, tmp_path, monkeypatch):
+    """Run the script against this test's store and cluster: deploy(run, *flags, **environment).
 
-    In this process: loading the libraries anew takes longer than all that the script does.
+    With here=True in this process, where what the test has patched takes effect.
     """
-    monkeypatch.setattr(waiting, "STUCK_SECONDS", 0)
-    monkeypatch.setattr(polling, "LONGEST_PAUSE", 0.3)
-    monkeypatch.setattr(JSONFileLoader, "load_file", lambda _, path: load_file_once(path))
-    monkeypatch.setenv("GOGC", "off")  # a kubectl that ends after 0.1 s needs no garbage collector
-    monkeypatch.setattr(waiting, "NO_ROOM_SECONDS", 0)
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
 
-    def run(training_run=0, *flags, store=store, ingress="http://127.0.0.1:9", timeout=60, share=True, **environment):
+    def run(
+        training_run=0,
+        *flags,
+        store=store,
+        ingress="http://127.0.0.1:9",
+        timeout=60,
+        share=True,
+        here=False,
+        **environment,
+    ):
         directory = training_run if isinstance(training_run, Path) else training_runs[training_run]
+        arguments = [
+            *command_line(directory, cluster, store),
+            *(["--share-keys"] if share else []),
+            *("--ingress", ingress, "--timeout", str(timeout)),
+            *flags,
+        ]
         environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
             "AWS_ACCESS_KEY_ID": store.keys[0],
             "AWS_SECRET_ACCESS_KEY": store.keys[1],
             "KUBECONFIG": str(cluster.kubeconfig),
             "HOME": str(tmp_path),
+            # kubectl ends after 0.1 s: no garbage to collect, and little to do at the same time
+            "GOGC": "400",
+            "GOMAXPROCS": "1",
             **environment,
         }
-        out, err, handler = io.StringIO(), io.StringIO(), signal.getsignal(signal.SIGINT)
-        with monkeypatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-            for name, value in environment.items():
-                patch.delenv(name, raising=False) if value is None else patch.setenv(name, value)
-            code = exit_code(
-                [
-                    *command_line(directory, cluster, store),
-                    *(["--share-keys"] if share else []),
-                    *("--ingress", ingress, "--timeout", str(timeout)),
-                    *flags,
-                ]
-            )
-            signal.signal(signal.SIGINT, handler)
-        return SimpleNamespace(code=code, out=out.getvalue(), err=err.getvalue())
+        environment = {name: value for name, value in environment.items() if value is not None}
+        if here:
+            with monkeypatch.context() as patch:
+                return deploy_here(patch, arguments, environment, run.constants)
+        outputs = [tmp_path / "deploy.out", tmp_path / "deploy.err"]
+        for output in outputs:
+            output.write_bytes(b"")
+        code = deploy_server(
+            arguments=list(map(str, arguments)),
+            environment=environment,
+            constants=run.constants,
+            outputs=list(map(str, outputs)),
+        )
+        return SimpleNamespace(code=code, out=outputs[0].read_text(), err=outputs[1].read_text())
 
-    yield run
+    run.constants = dict(CONSTANTS)
+    return run
+
+
+def deploy_here(patch, arguments, environment, constants):
+    for name, value in constants.items():
+        patch.setattr(name, value)
+    for name in os.environ.keys() - environment.keys():
+        patch.delenv(name)
+    for name, value in environment.items():
+        patch.setenv(name, value)
+    out, err, handler = io.StringIO(), io.StringIO(), signal.getsignal(signal.SIGINT)
+    with redirect_stdout(out), redirect_stderr(err):
+        code = exit_code(arguments)
+    signal.signal(signal.SIGINT, handler)
     logging.getLogger().handlers.clear()
+    return SimpleNamespace(code=code, out=out.getvalue(), err=err.getvalue())
 
 
 def exit_code(arguments):

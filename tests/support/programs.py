@@ -6,6 +6,7 @@ its libraries has to start it with subprocess.
 """
 
 import atexit
+import contextlib
 import multiprocessing
 import os
 import runpy
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from multiprocessing import reduction
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,18 +59,34 @@ context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(LIBRARIES)
 
 
+class Descriptor:
+    """A file descriptor that arrives in the new process as a number."""
+
+    def __init__(self, number: int):
+        self.number = number
+
+    def __reduce__(self):
+        return received, (reduction.DupFd(self.number),)
+
+
+def received(duplicate) -> int:
+    return duplicate.detach()
+
+
 class Program:
     """A running program, with what the tests use of subprocess.Popen.
 
     stdout, stderr: file descriptors. Ended with the tests at the latest.
     """
 
-    def __init__(self, script, *arguments, stdout: int, stderr: int, cwd=ROOT, env=None):
+    def __init__(self, script, *arguments, stdout: int, stderr: int, cwd=ROOT, env=None, start_new_session=False):
         self.args = [str(ROOT / script), *map(str, arguments)]
-        outputs = [f"/proc/{os.getpid()}/fd/{descriptor}" for descriptor in (stdout, stderr)]
+        outputs = [Descriptor(stdout), Descriptor(stderr)]
         self.environment = dict(os.environ if env is None else env)
         self.process = context.Process(
-            target=run_as_main, args=(self.args, str(cwd), self.environment, outputs), daemon=True
+            target=run_as_main,
+            args=(self.args, str(cwd), self.environment, outputs, start_new_session),
+            daemon=True,
         )
         self.process.start()
         self.pid = self.process.pid
@@ -97,13 +115,16 @@ class Program:
         self.send_signal(signal.SIGKILL)
 
 
-def run_as_main(command: list[str], cwd: str, environment: dict[str, str], outputs: list[str]):
+def run_as_main(command: list[str], cwd: str, environment: dict[str, str], outputs: list[int], new_session: bool):
     """In the new process: run a script as Python runs it."""
+    if new_session:
+        os.setsid()
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
-    for descriptor, path in zip((1, 2), outputs):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), descriptor)
+    for descriptor, output in zip((1, 2), outputs):
+        os.dup2(output, descriptor)
+        os.close(output)
     own = [str(Path(command[0]).parent), *filter(None, environment.get("PYTHONPATH", "").split(":"))]
     sys.path[:] = own + [path for path in sys.path if path.startswith((sys.prefix, sys.base_prefix))]
     sys.argv = command
@@ -127,3 +148,14 @@ def run_program(script, *arguments, cwd=ROOT, env=None) -> subprocess.CompletedP
             file.seek(0)
             texts.append(file.read().decode())
     return subprocess.CompletedProcess(program.args, program.returncode, *texts)
+
+
+@contextlib.contextmanager
+def started(script, *arguments):
+    """A program in a process group of its own, as a terminal starts it; its stderr is a pipe."""
+    read_end, write_end = os.pipe()
+    program = Program(script, *arguments, stdout=1, stderr=write_end, start_new_session=True)
+    os.close(write_end)
+    with open(read_end) as program.stderr:
+        yield program
+        program.wait()

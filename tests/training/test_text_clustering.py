@@ -21,7 +21,7 @@ from sklearn.preprocessing import Normalizer
 from corpus import source as corpora
 from corpus.builtin import parse_post
 from model import artefacts as contract
-from support.programs import ROOT
+from support.programs import ROOT, started
 from support.services import run_training
 
 FILES = ["clusters.json", "model.joblib", "transformer.joblib"]
@@ -281,8 +281,8 @@ def test_a_failed_replacement_restores_the_previous_files(tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_writes_nothing_and_shows_no_traceback(tmp_path, stop):
-    command = [sys.executable, ROOT / "scripts/text_clustering.py", "--dataset", "aws-docs", "--output-dir", tmp_path]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    command = ["scripts/text_clustering.py", "--dataset", "aws-docs", "--output-dir", tmp_path]
+    with started(*command) as process:
         first_line = process.stderr.readline()
         assert "Reading aws-docs" in first_line
         time.sleep(0.5)

@@ -1,0 +1,86 @@
+"""What many tests begin with, versions that were deployed: once by the program in each process, then restored.
+
+A deployment takes one to two seconds of CPU, most of it the starts of kubectl.
+"""
+
+import json
+import uuid
+
+import pytest
+
+from doubles.stub_kubelet import Pod
+from support.deployment import succeeded, version
+
+
+class Snapshot:
+    """The objects of the stub API server, the pods of the stub KServe and the files of the store, after deployments."""
+
+    def __init__(self, versions, cluster, kserve, store):
+        self.versions, self.namespace, self.bucket = versions, cluster.namespace, store.bucket
+        with kserve.between_rounds, cluster.api.lock:
+            self.state = json.dumps(
+                {
+                    "objects": list(cluster.api.objects.items()),
+                    "applied": list(cluster.api.applied.items()),
+                    "pods": [(key, [vars(pod) for pod in pods]) for key, pods in kserve.pods.items()],
+                    "routed": list(kserve.routed.items()),
+                    "placed": list(kserve.placed.items()),
+                }
+            )
+        self.files = f"snapshot-{uuid.uuid4().hex[:8]}"
+        copy_files(store.s3, self.bucket, self.files)
+
+    def restore(self, cluster, kserve, store):
+        copy_files(store.s3, self.files, store.bucket, self.namespace, cluster.namespace)
+        text = self.state.replace(self.namespace, cluster.namespace).replace(self.bucket, store.bucket)
+        state = {
+            part: [(tuple(key) if part != "routed" else key, value) for key, value in items]
+            for part, items in json.loads(text).items()
+        }
+        with kserve.between_rounds, cluster.api.lock:
+            cluster.api.objects = dict(state["objects"])
+            cluster.api.applied = dict(state["applied"])
+            cluster.api.count = 1 + max(
+                int(item["metadata"]["resourceVersion"]) for item in cluster.api.objects.values()
+            )
+            kserve.pods = {key: [pod_of(attributes) for attributes in pods] for key, pods in state["pods"]}
+            kserve.routed = {host: tuple(target) for host, target in state["routed"]}
+            kserve.placed = dict(state["placed"])
+
+
+def copy_files(s3, source, target, prefix="", new_prefix=""):
+    s3.create_bucket(Bucket=target)
+    for item in s3.list_objects_v2(Bucket=source)["Contents"]:
+        key = new_prefix + item["Key"].removeprefix(prefix)
+        s3.copy_object(Bucket=target, Key=key, CopySource={"Bucket": source, "Key": item["Key"]})
+
+
+def pod_of(attributes):
+    pod = Pod.__new__(Pod)
+    vars(pod).update(attributes)
+    return pod
+
+
+@pytest.fixture(scope="session")
+def snapshots():
+    return {}
+
+
+@pytest.fixture
+def deployed(deploy, cluster, kserve, store, snapshots):
+    """deployed(0, 1): deploy training runs one after the other, each for all requests. Returns their versions."""
+
+    def run(*training_runs):
+        known = next((n for n in range(len(training_runs), 0, -1) if training_runs[:n] in snapshots), 0)
+        versions = []
+        if known and cluster.api:
+            snapshots[training_runs[:known]].restore(cluster, kserve, store)
+            versions = list(snapshots[training_runs[:known]].versions)
+        for number in range(len(versions), len(training_runs)):
+            versions.append(version(succeeded(deploy(training_runs[number], ingress=kserve.ingress))))
+            kserve.settle()
+            if cluster.api:
+                snapshots[training_runs[: number + 1]] = Snapshot(tuple(versions), cluster, kserve, store)
+        return versions
+
+    return run
