@@ -33,19 +33,20 @@ class Snapshot:
     def restore(self, cluster, kserve, store):
         copy_files(store.s3, self.files, store.bucket, self.namespace, cluster.namespace)
         text = self.state.replace(self.namespace, cluster.namespace).replace(self.bucket, store.bucket)
-        state = {
-            part: [(tuple(key) if part != "routed" else key, value) for key, value in items]
-            for part, items in json.loads(text).items()
-        }
+        state = json.loads(text)
         with kserve.between_rounds, cluster.api.lock:
-            cluster.api.objects = dict(state["objects"])
-            cluster.api.applied = dict(state["applied"])
-            cluster.api.count = 1 + max(
-                int(item["metadata"]["resourceVersion"]) for item in cluster.api.objects.values()
-            )
-            kserve.pods = {key: [pod_of(attributes) for attributes in pods] for key, pods in state["pods"]}
+            cluster.api.objects = with_tuples(state["objects"])
+            cluster.api.applied = with_tuples(state["applied"])
+            versions = (int(item["metadata"]["resourceVersion"]) for item in cluster.api.objects.values())
+            cluster.api.count = 1 + max(versions)
+            kserve.pods = {key: list(map(pod_of, pods)) for key, pods in with_tuples(state["pods"]).items()}
             kserve.routed = {host: tuple(target) for host, target in state["routed"]}
-            kserve.placed = dict(state["placed"])
+            kserve.placed = with_tuples(state["placed"])
+
+
+def with_tuples(items):
+    """JSON has lists only."""
+    return {tuple(key): value for key, value in items}
 
 
 def copy_files(s3, source, target, prefix="", new_prefix=""):
@@ -57,7 +58,7 @@ def copy_files(s3, source, target, prefix="", new_prefix=""):
 
 def pod_of(attributes):
     pod = Pod.__new__(Pod)
-    vars(pod).update(attributes)
+    vars(pod).update(attributes, idle_since=None)
     return pod
 
 
