@@ -13,9 +13,10 @@ if [ "${1:-}" = --fix ]; then
   "$ruff" format --quiet
   shfmt --write "${shell[@]}"
 fi
+scripts/.venv/bin/mypy --no-error-summary & # the slowest by far
 "$ruff" format --check --quiet --diff
 "$ruff" check --quiet
 PYTHONPATH=scripts:. scripts/.venv/bin/lint-imports --no-cache >/dev/null || PYTHONPATH=scripts:. scripts/.venv/bin/lint-imports --no-cache
-scripts/.venv/bin/mypy --no-error-summary
 shfmt --diff "${shell[@]}"
 shellcheck --external-sources "${shell[@]}"
+wait $!

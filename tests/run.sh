@@ -11,6 +11,7 @@ case "${1:-}" in
   "") set -- -m "not system" tests && echo "Expected duration: 10 minutes on two cores" ;;
   --all) set -- tests && echo "Expected duration: 13 minutes on two cores" ;;
 esac
+unset PYTHONDONTWRITEBYTECODE # or each process would compile the project's modules anew
 # Three processes on two cores, because the deployment tests mostly wait.
 # loadgroup: an idle worker takes the next test, and tests that share servers stay together (tests/conftest.py).
 exec scripts/.venv/bin/python -m pytest -ra --numprocesses 3 --dist loadgroup "$@"
