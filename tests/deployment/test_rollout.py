@@ -210,8 +210,7 @@ def test_one_wrong_cluster_is_enough_also_where_nothing_served(deploy, cluster, 
 
 
 def test_a_hold_that_kserve_takes_for_a_rollback_is_put_right(deploy, deployed, cluster, kserve):
-    deployed(0)
-    second = version(succeeded(deploy(1, ingress=kserve.ingress)))
+    _, second = deployed(0, 1)
     kserve.route_first, kserve.starting_seconds, kserve.failing = True, 4, {"predictor"}
     done = deploy(2, ingress=kserve.ingress)
     assert (
@@ -249,8 +248,7 @@ def test_the_version_that_serves_is_not_made_again_after_another_failed_or_was_r
 
 
 def test_promote_after_a_rollback_says_what_brings_the_version_back(deploy, deployed, cluster, kserve):
-    deployed(0)
-    second = version(succeeded(deploy(1, ingress=kserve.ingress)))
+    _, second = deployed(0, 1)
     succeeded(deploy(1, "--rollback", ingress=kserve.ingress))
     done = deploy(1, "--promote")
     assert done.code == 2 and "deploy its files again to bring it back" in done.err
@@ -262,8 +260,7 @@ def test_promote_after_a_rollback_says_what_brings_the_version_back(deploy, depl
 def test_a_rollback_to_a_version_whose_predictor_died_names_its_pod_and_moves_no_request(
     deploy, deployed, cluster, kserve
 ):
-    deployed(0)
-    serving = version(succeeded(deploy(1, ingress=kserve.ingress)))
+    _, serving = deployed(0, 1)
     kserve.settle()
     [first, _] = kserve.pods[cluster.namespace, "textclustering", "predictor"]
     first.ready, first.failure = False, ("kserve-container", "CrashLoopBackOff", "back-off 5m0s restarting")

@@ -18,9 +18,13 @@ from botocore.loaders import JSONFileLoader
 
 import deploy_service
 
+LOADER = JSONFileLoader()
+load_file = functools.cache(JSONFileLoader.load_file)
+
 
 def serve():
-    load_descriptions_once()
+    JSONFileLoader.load_file = load_file_once
+    boto3.client("s3", endpoint_url="http://127.0.0.1:9", region_name="us-east-1")
     gc.freeze()  # or each run would copy what the first collection of garbage looks at
     for line in sys.stdin:
         child = os.fork()
@@ -29,11 +33,9 @@ def serve():
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 
-def load_descriptions_once():
-    """botocore's description of S3: each deployment would read it anew."""
-    load, loader = functools.cache(JSONFileLoader.load_file), JSONFileLoader()
-    JSONFileLoader.load_file = lambda _, path: load(loader, path)
-    boto3.client("s3", endpoint_url="http://127.0.0.1:9", region_name="us-east-1")
+def load_file_once(_, path):
+    """botocore's description of S3, which each deployment would read anew."""
+    return load_file(LOADER, path)
 
 
 def run(arguments, environment, constants, outputs):

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from botocore.loaders import JSONFileLoader
 from sklearn.cluster import KMeans
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -40,6 +41,7 @@ from model import artefacts
 from model.artefacts import ArtefactError  # noqa: F401
 from store.model_store import read_version  # noqa: F401
 from support import upstream_files
+from support.deploy_server import load_file_once
 from support.stores import bucket_in, run_minio, run_weed  # noqa: F401
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts/deploy_service.py"
@@ -196,6 +198,14 @@ def deploy(cluster, store, training_runs, deploy_server, tmp_path, monkeypatch):
 
     With here=True in this process, where what the test has patched takes effect.
     """
+    for name, value in CONSTANTS.items():
+        monkeypatch.setattr(name, value)
+    monkeypatch.setattr(JSONFileLoader, "load_file", load_file_once)
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    # kubectl ends after 0.1 s: no garbage to collect, and little to do at the same time
+    monkeypatch.setenv("GOGC", "400")
+    monkeypatch.setenv("GOMAXPROCS", "1")
 
     def run(
         training_run=0,
@@ -215,20 +225,17 @@ def deploy(cluster, store, training_runs, deploy_server, tmp_path, monkeypatch):
             *flags,
         ]
         environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
+            **os.environ,
             "AWS_ACCESS_KEY_ID": store.keys[0],
             "AWS_SECRET_ACCESS_KEY": store.keys[1],
             "KUBECONFIG": str(cluster.kubeconfig),
             "HOME": str(tmp_path),
-            # kubectl ends after 0.1 s: no garbage to collect, and little to do at the same time
-            "GOGC": "400",
-            "GOMAXPROCS": "1",
             **environment,
         }
         environment = {name: value for name, value in environment.items() if value is not None}
         if here:
             with monkeypatch.context() as patch:
-                return deploy_here(patch, arguments, environment, run.constants)
+                return deploy_here(patch, arguments, environment)
         outputs = [tmp_path / "deploy.out", tmp_path / "deploy.err"]
         for output in outputs:
             output.write_bytes(b"")
@@ -244,9 +251,7 @@ def deploy(cluster, store, training_runs, deploy_server, tmp_path, monkeypatch):
     return run
 
 
-def deploy_here(patch, arguments, environment, constants):
-    for name, value in constants.items():
-        patch.setattr(name, value)
+def deploy_here(patch, arguments, environment):
     for name in os.environ.keys() - environment.keys():
         patch.delenv(name)
     for name, value in environment.items():
