@@ -7,6 +7,7 @@ its libraries has to start it with subprocess.
 
 import atexit
 import contextlib
+import gc
 import multiprocessing
 import os
 import runpy
@@ -117,6 +118,7 @@ class Program:
 
 def run_as_main(command: list[str], cwd: str, environment: dict[str, str], outputs: list[int], new_session: bool):
     """In the new process: run a script as Python runs it."""
+    gc.freeze()  # a collection that looks at the libraries' objects would copy all of their memory
     if new_session:
         os.setsid()
     os.chdir(cwd)
