@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 class StoreUser(NamedTuple):
     """A store user to obtain keys of: what it is for, and what it may do."""
 
+    use: str  # as in "The service reads the store with your own keys"
     purpose: str  # as in "the service cannot have a user that ..."
     name: str  # its beginning
     policy: dict[str, Any]
@@ -51,6 +52,7 @@ def service_keys(
         Failure: the admin API cannot be reached or does not work.
     """
     user = StoreUser(
+        "The service reads the store",
         f"is limited to bucket {store.bucket}",
         user_prefix(model_name),
         policy or read_only(store.bucket),
@@ -63,11 +65,14 @@ def recorder_keys(
     store: RequestStore, model_name: str, current: Iterable[tuple[str, str]], share: bool
 ) -> tuple[str, str]:
     """The keys that requests are recorded with, as service_keys. Their user may write and can read nothing."""
-    policy = write_only(store.bucket, store.prefix)
-    purpose = f"only writes to s3://{store.bucket}/{store.prefix}"
-    return obtain_keys(
-        store, StoreUser(purpose, f"{user_prefix(model_name)}requests-", policy, store.can_write), current, share
+    user = StoreUser(
+        "Requests are recorded",
+        f"only writes to s3://{store.bucket}/{store.prefix}",
+        f"{user_prefix(model_name)}requests-",
+        write_only(store.bucket, store.prefix),
+        store.can_write,
     )
+    return obtain_keys(store, user, current, share)
 
 
 def obtain_keys(store: S3Bucket, user: StoreUser, current: Iterable[tuple[str, str]], share: bool) -> tuple[str, str]:
@@ -88,8 +93,8 @@ def obtain_keys(store: S3Bucket, user: StoreUser, current: Iterable[tuple[str, s
             f"key {store.keys.access_key}), which should be able to read and write this bucket and nothing else"
         )
     log.warning(
-        "The service uses the store with your own keys (access key %s) instead of a user that %s: %s",
-        *(store.keys.access_key, user.purpose, refusal),
+        "%s with your own keys (access key %s) instead of those of a user that %s: %s",
+        *(user.use, store.keys.access_key, user.purpose, refusal),
     )
     return store.keys.access_key, store.keys.secret_key
 

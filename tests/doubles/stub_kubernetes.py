@@ -44,13 +44,19 @@ KINDS = {
 def refused_logger(spec):
     """Why KServe's webhook refuses a logger of a component, or None.
 
-    validateLogger in kserve/kserve v0.20.0, pkg/apis/serving/v1beta1/component.go.
+    The enum of the mode is in the resource definition, the rest is validateLogger in kserve/kserve v0.20.0,
+    pkg/apis/serving/v1beta1/component.go.
     """
-    for component in spec.values():
+    for name, component in spec.items():
         logger = component.get("logger") if isinstance(component, dict) else None
         if logger is None:
             continue
-        if logger.get("mode") not in ("all", "request", "response"):
+        mode = logger.get("mode", "")
+        if mode not in ("", "all", "request", "response"):
+            return (
+                f'spec.{name}.logger.mode: Unsupported value: "{mode}": supported values: "all", "request", "response"'
+            )
+        if not mode:
             return "invalid logger type"
         if not {"path", "parameters", "key"} <= logger.get("storage", {"path": 0, "parameters": 0, "key": 0}).keys():
             return "invalid logger storage configuration"
