@@ -130,7 +130,7 @@ def retrain(options: argparse.Namespace, trial: Trial) -> Decision | str:
         log.info("Training a successor of %s on %d documents: %s", stable, documents, reason)
         download(store, stable, folder / "stable")
         try:
-            train(folder / "corpus.jsonl", folder / "candidate", folder / "stable", options.clusters)
+            train(folder / "corpus.jsonl", folder / "candidate", folder / "stable", options.clusters, held_out)
         except NoCandidate as error:
             started = decision.start(decision.without_version(), stable, reason, inputs=inputs)
             return conclude(trial, started, FAILED, str(error))

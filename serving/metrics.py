@@ -37,7 +37,7 @@ TRAINED_SIMILARITY = prometheus_client.Gauge(
     [*MODEL, "cluster", "quantile"],
 )
 TRAINED_DOCUMENTS = prometheus_client.Gauge(
-    "textclustering_trained_documents", "Documents that the model was fitted on, the base of its shares", MODEL
+    "textclustering_trained_documents", "Documents that the shares of the training are of", MODEL
 )
 TRAINED_REJECTED = prometheus_client.Gauge(
     "textclustering_trained_rejected_share",
@@ -175,7 +175,7 @@ def show_trained_rejections(model: tuple[str, str], summary: Summary, min_simila
 def show_baseline(model: tuple[str, str], summary: Summary) -> None:
     """Set the gauges of the training from clusters.json."""
     baseline, clusters = summary["baseline"], summary["clusters"]
-    TRAINED_DOCUMENTS.labels(*model).set(summary["settings"]["sample"])
+    TRAINED_DOCUMENTS.labels(*model).set(baseline.get("documents", summary["settings"]["sample"]))
     TRAINED_SHARE.labels(*model, NO_CLUSTER, "no known term").set(baseline["unknown"])
     for cluster in clusters:
         share = (1 - baseline["unknown"]) * cluster["share"]

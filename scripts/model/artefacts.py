@@ -32,7 +32,9 @@ clusters.json contains
                     by number; gained: the shares of this cluster's documents that were in others, by number
         share       of the documents with an in-vocabulary term, as if the model had not seen them (baseline.py)
         similarity  of these documents to the centroid: cosine by quantile, "0.05", "0.25", "0.5", "0.75" and "0.95"
-    baseline    further reference values for monitoring: unknown: share of documents without an in-vocabulary term;
+    baseline    further reference values for monitoring: documents: the number of held-out texts that these and the
+                shares are of, if retrain.py has trained the model; unknown: share of documents without an
+                in-vocabulary term;
                 similarity: the same quantiles over all clusters; rejected: the share of the documents with an
                 in-vocabulary term that --min-similarity "0.05", "0.1" ... "0.95" would reject, optional
     agreement_of_halves  {} or, if the number of clusters was chosen, the share of reproduced clusters, by number

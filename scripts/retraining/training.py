@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from failure import Failure
 from model.artefacts import CLUSTERS_FILE, read_summary
+from retraining import baseline
 
 PROGRAM = Path(__file__).resolve().parents[1] / "text_clustering.py"
 
@@ -14,10 +16,12 @@ class NoCandidate(Failure):
     """The training fails on this corpus, and would again: the message is its last log line."""
 
 
-def train(corpus: Path, folder: Path, earlier_folder: Path, clusters: str | None) -> None:
-    """Train the successor of the model in a folder on a corpus, into another folder, with the model's settings, and pass the log on.
+def train(corpus: Path, folder: Path, earlier_folder: Path, clusters: str | None, held_out: Sequence[str]) -> None:
+    """Train the successor of a model on a corpus, with the model's settings, and measure its baseline on held-out texts.
 
     Args:
+        folder: for the three files.
+        earlier_folder: of the model.
         clusters: their number, or a range to choose from; None: as many as the model has, or one more if that is better.
 
     Raises:
@@ -43,6 +47,7 @@ def train(corpus: Path, folder: Path, earlier_folder: Path, clusters: str | None
         raise NoCandidate(f"the training was ended by signal {-status}, perhaps for lack of memory")
     if status:
         raise NoCandidate(f"the training failed: {last_line}")
+    baseline.measure_on(held_out, folder)
 
 
 def run_logged(command: list[str]) -> tuple[int, str]:

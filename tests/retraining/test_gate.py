@@ -8,6 +8,7 @@ import pytest
 
 from prometheus import Version
 from retraining import decision
+from retraining.baseline import measure_on
 from retraining.gate import Figures, Limits, judge, measure
 from retraining.split import choose_held_out
 from retraining.trigger import find_brake, find_trigger, when
@@ -93,3 +94,8 @@ def test_a_corpus_in_another_language_has_none_of_the_numbers_and_is_rejected(tm
     report = judge(measure(new, old, foreign), Limits())
     assert report.verdict == "rejected" and "it keeps 0.0% of the cluster numbers" in report.reason
     assert judge(measure(old, old, texts), Limits()).verdict == "passed"
+
+    measure_on([*texts[:30], "unknown words"], tmp_path / "old")  # as the baseline for monitoring
+    summary = load_earlier_model(tmp_path / "old").summary
+    assert (summary["baseline"]["documents"], summary["baseline"]["unknown"]) == (31, pytest.approx(1 / 31))
+    assert sum(cluster["share"] for cluster in summary["clusters"]) == pytest.approx(1)

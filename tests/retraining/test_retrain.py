@@ -101,6 +101,7 @@ def test_drift_leads_to_a_promoted_version_with_a_new_number_the_old_ones_and_th
     assert [cluster["cluster"] for cluster in summary["clusters"]] == [0, 1, 2, 3]
     assert summary["lineage"]["versions"] == [retrain.stable] and list(summary["lineage"]["new"]) == ["3"]
 
+    assert summary["baseline"]["documents"] == 32, "the held-out texts"
     after = cluster.get("inferenceservice", "textclustering")["spec"]["transformer"]
     for name in ("minReplicas", "maxReplicas", "serviceAccountName"):
         assert after[name] == before[name]
