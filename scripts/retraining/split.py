@@ -8,7 +8,7 @@ from pathlib import Path
 
 from corpus.source import Source, source_of
 
-HELD_OUT = 5  # of the new texts, one in five is held out
+HELD_OUT_SHARE = 0.2  # of the new texts
 MOST_HELD_OUT = 2_000
 
 
@@ -38,9 +38,15 @@ def different_texts(source: Source) -> list[str]:
 
 
 def choose_held_out(texts: Sequence[str]) -> list[str]:
-    """One in five texts, at most 2,000, evenly spread over all."""
-    step = max(HELD_OUT, len(texts) // MOST_HELD_OUT)
-    return list(texts[::step])[:MOST_HELD_OUT]
+    """Every second of the newest texts: one in five of all, at most 2,000.
+
+    The newest are most like what the candidate is going to serve; it needs the others of them to learn a new topic.
+
+    Args:
+        texts: the oldest first.
+    """
+    count = min(round(HELD_OUT_SHARE * len(texts)), MOST_HELD_OUT)
+    return list(texts[::-2])[:count]
 
 
 def write_training_corpus(source: Source, held_out: Sequence[str], path: Path) -> int:
