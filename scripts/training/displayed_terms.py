@@ -109,6 +109,8 @@ def displayed_terms(collection: Collection, number: int, heaviest: list[int]) ->
     Args:
         heaviest: columns of the candidates, the heaviest first.
     """
+    if not heaviest:  # a cluster without documents
+        return []
     own = [collection.documents[place] for place in np.flatnonzero(collection.clusters == number)]
     typical = [
         place
