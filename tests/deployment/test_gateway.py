@@ -50,6 +50,7 @@ def test_smoke_test_insists_on_the_predictor_and_other_requests_do_not(gateway):
     gateway.smoke_test("s.example.com", CLUSTERS)
     assert gateway.predict("s.example.com", ["term3"]) == [3]
     assert [headers["Predictor-Bypass"] for headers in received] == ["off", None]
+    assert {headers["Smoke-Test"] for headers in received} == {"true"}, "so that they are no texts of clients"
 
 
 def test_a_minimum_similarity_that_rejects_top_terms_is_named(gateway):

@@ -1,6 +1,7 @@
 """recorder.py behind KServe's real agent, in front of a real store: a store in trouble costs no request."""
 
 import contextlib
+import fcntl
 import http.client
 import json
 import os
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -57,6 +59,14 @@ def run(command, log, **environment):
 
 
 @contextlib.contextmanager
+def run_alone(lock, *arguments, **environment):
+    """Run an agent while no other test does: all listen on the same abstract socket."""
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    with run(*arguments, **environment) as process:
+        yield process
+
+
+@contextlib.contextmanager
 def run_recorder(store_url, bucket, folder, interval=60):
     port = free_port()
     command = [sys.executable, ROOT / "recorder.py", "--store", store_url, "--bucket", bucket]
@@ -80,7 +90,10 @@ def run_agent(recorder_port, folder):
     command += ["--log-url", f"http://127.0.0.1:{recorder_port}", "--metadata-headers", ",".join(RECORDED_HEADERS)]
     command += ["--source-uri", "pod-1", "--inference-service", "textclustering", "--namespace", "demo"]
     probe = json.dumps({"tcpSocket": {"port": model.server_port, "host": "127.0.0.1"}})
-    with run(command, folder / "agent.log", SERVING_READINESS_PROBE=probe) as process:
+    with (
+        Path(tempfile.gettempdir(), "kserve-agent.lock").open("w") as lock,
+        run_alone(lock, command, folder / "agent.log", SERVING_READINESS_PROBE=probe) as process,
+    ):
         wait_for(f"http://127.0.0.1:{port}", process)
         yield port
     model.shutdown()
