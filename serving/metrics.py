@@ -19,7 +19,8 @@ from serving.predictor import KINDS
 
 MODEL = ["model_name", "version"]
 RECENT_TEXTS = 1_000
-BUCKETS = [0.1, 0.3, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]
+# Prometheus takes a quantile beyond the last bound for that bound, and similarities of good models are above 0.95.
+BUCKETS = [0.1, 0.3, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.96, 0.97, 0.98, 0.99, 1.0]
 READY = prometheus_client.Gauge("textclustering_ready", "1 if the model should get requests, else 0", MODEL)
 BYPASSED = prometheus_client.Counter(
     "textclustering_predictor_bypassed",

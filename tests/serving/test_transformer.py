@@ -305,6 +305,15 @@ def similarities(service) -> float:
     return sum(map(float, re.findall(r"textclustering_similarity_count{.*?} (\S+)", service.metrics())))
 
 
+def test_the_similarity_of_a_good_model_has_bounds_up_to_one(service):
+    """Prometheus takes a quantile beyond the last bound for that bound, so that such a model would seem to be worse."""
+    service.predict([TEXT])
+    bounds = {
+        float(bound) for bound in re.findall(r'textclustering_similarity_bucket{.*?le="([\d.]+)"', service.metrics())
+    }
+    assert max(bounds) == 1 and sum(bound > 0.95 for bound in bounds) >= 4
+
+
 def test_metrics_have_what_was_normal_in_the_training_under_the_version_of_the_deployment(artefacts, service):
     summary = json.loads((artefacts / "clusters.json").read_text())
     files = [artefacts / name for name in ("model.joblib", "transformer.joblib", "clusters.json")]
