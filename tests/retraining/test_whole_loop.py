@@ -27,6 +27,7 @@ from support.services import run_training
 pytestmark = pytest.mark.system("prometheus")
 
 GROUPS = 20
+DRIFTED = 'ALERTS{alertstate="firing",alertname="TextsHaveDrifted"}'
 DOCUMENTS_PER_REQUEST = 4
 
 
@@ -132,7 +133,7 @@ def test_a_new_topic_is_noticed_learned_and_served_without_a_person(
     url, discover = prometheus
     before, model = tmp_path / "before.jsonl", tmp_path / "model"
     rng = random.Random(1)
-    before.write_text("".join(json.dumps({"text": post(rng, n % 19)}) + "\n" for n in range(19 * 40)))
+    before.write_text("".join(json.dumps({"text": post(rng, n % 19)}) + "\n" for n in range(19 * 60)))
     assert run_training("--dataset", before, "--clusters", 19, "--lsa", 30, "--output-dir", model).returncode == 0
     for name, value in {
         "AWS_ACCESS_KEY_ID": store.keys[0],
@@ -148,9 +149,7 @@ def test_a_new_topic_is_noticed_learned_and_served_without_a_person(
         host = f"textclustering.{cluster.namespace}.example.com"
         with repeated(lambda: discover(stub)), Clients(stub.ingress, host) as clients:
             wait_for(lambda: query(url, "sum(textclustering_documents_total) > 400"), 60)
-            assert not query(url, 'ALERTS{alertstate="firing"}'), (
-                "posts of the nineteen groups are what the model was trained on"
-            )
+            assert not query(url, DRIFTED), "posts of the nineteen groups are what the model was trained on"
             options = [*service_options(cluster, store, stub.ingress), "--prometheus", url, "--min-new", 300]
             recorded = f"s3://{store.bucket}-requests/"
             options += ["--dataset", recorded, "--s3-endpoint", store.url, "--canary", 50, "--analyse", "12s"]
@@ -158,7 +157,7 @@ def test_a_new_topic_is_noticed_learned_and_served_without_a_person(
             assert sorted(numbers.values()) == list(range(19))
 
             clients.newcomers, since = True, len(clients.texts)
-            wait_for(lambda: query(url, 'ALERTS{alertstate="firing"}') and len(clients.texts) > since + 600, 60)
+            wait_for(lambda: query(url, DRIFTED) and len(clients.texts) > since + 600, 60)
             record(store, clients.texts[since:])
             message = decided(done := run_retrain(*options))
             promoted = re.match(r"promoted (v\w{12}):", message)[1]
