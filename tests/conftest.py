@@ -45,6 +45,13 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason=f"not installed: {', '.join(missing)}"))
         if group := group_of(item):
             item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=place)
+
+
+def place(item) -> tuple[bool, bool]:
+    """The longest groups first, single tests last: or at the end one process would still be at work."""
+    group = group_of(item)
+    return group not in GROUPING_FIXTURES, group is None
 
 
 def group_of(item) -> str | None:
