@@ -108,8 +108,8 @@ def kubectl_in_path(request):
 @pytest.fixture
 def cluster(tmp_path, kubectl_in_path):
     """An API server and a namespace name of the test's own."""
-    namespace = f"test-{uuid.uuid4().hex[:8]}"
     real = os.environ.get("DEPLOY_TEST_KUBECONFIG")
+    namespace = f"test-{uuid.uuid4().hex[:8]}" if real else "test"
     with contextlib.ExitStack() as stack:
         api = None if real else stack.enter_context(StubKubernetes())
         config = Path(real) if real else api.kubeconfig(tmp_path / "kubeconfig")

@@ -3,6 +3,7 @@
 A deployment takes one to two seconds of CPU, most of it the starts of kubectl.
 """
 
+import contextlib
 import json
 import uuid
 
@@ -11,12 +12,14 @@ import pytest
 from doubles.stub_kubelet import Pod
 from support.deployment import succeeded, version
 
+BUCKET = "deployed"  # always the same, because its name is in the signatures of what is deployed
+
 
 class Snapshot:
     """The objects of the stub API server, the pods of the stub KServe and the files of the store, after deployments."""
 
     def __init__(self, versions, cluster, kserve, store):
-        self.versions, self.namespace, self.bucket = versions, cluster.namespace, store.bucket
+        self.versions = versions
         with kserve.between_rounds, cluster.api.lock:
             self.state = json.dumps(
                 {
@@ -28,12 +31,11 @@ class Snapshot:
                 }
             )
         self.files = f"snapshot-{uuid.uuid4().hex[:8]}"
-        copy_files(store.s3, self.bucket, self.files)
+        copy_files(store.s3, store.bucket, self.files)
 
     def restore(self, cluster, kserve, store):
-        copy_files(store.s3, self.files, store.bucket, self.namespace, cluster.namespace)
-        text = self.state.replace(self.namespace, cluster.namespace).replace(self.bucket, store.bucket)
-        state = json.loads(text)
+        copy_files(store.s3, self.files, store.bucket)
+        state = json.loads(self.state)
         with kserve.between_rounds, cluster.api.lock:
             cluster.api.objects = with_tuples(state["objects"])
             cluster.api.applied = with_tuples(state["applied"])
@@ -49,11 +51,17 @@ def with_tuples(items):
     return {tuple(key): value for key, value in items}
 
 
-def copy_files(s3, source, target, prefix="", new_prefix=""):
+def copy_files(s3, source, target):
     s3.create_bucket(Bucket=target)
     for item in s3.list_objects_v2(Bucket=source)["Contents"]:
-        key = new_prefix + item["Key"].removeprefix(prefix)
-        s3.copy_object(Bucket=target, Key=key, CopySource={"Bucket": source, "Key": item["Key"]})
+        s3.copy_object(Bucket=target, Key=item["Key"], CopySource={"Bucket": source, "Key": item["Key"]})
+
+
+def remove(s3, bucket):
+    with contextlib.suppress(s3.exceptions.NoSuchBucket):
+        for item in s3.list_objects_v2(Bucket=bucket).get("Contents", []):
+            s3.delete_object(Bucket=bucket, Key=item["Key"])
+        s3.delete_bucket(Bucket=bucket)
 
 
 def pod_of(attributes):
@@ -73,6 +81,8 @@ def deployed(deploy, cluster, kserve, store, snapshots):
 
     def run(*training_runs):
         known = next((n for n in range(len(training_runs), 0, -1) if training_runs[:n] in snapshots), 0)
+        store.bucket = BUCKET
+        remove(store.s3, BUCKET)
         versions = []
         if known and cluster.api:
             snapshots[training_runs[:known]].restore(cluster, kserve, store)
