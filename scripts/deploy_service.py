@@ -31,34 +31,26 @@ import coloredlogs
 
 from deployment import manifests
 from deployment.arguments import parse_arguments, service_settings
-from deployment.deployed_service import DeployedService, ServiceState, describe_traffic
-from deployment.gateway import Gateway, sample_texts
+from deployment.connections import gateway_of, keys_of, request_store_of, require_serving, service_of, store_of
+from deployment.deployed_service import ServiceState, describe_traffic
+from deployment.gateway import sample_texts
 from deployment.isolation import isolate
-from deployment.kubectl import Kubectl
 from deployment.naming_rules import check_names
 from deployment.preflight import check_canary, check_topology, validate_manifests, warn_of_new_numbers
 from deployment.rollout import give_share, next_attempt, return_to_previous, roll_out, start
 from deployment.room import check_size, log_room
 from deployment.verification import reasons_logged, send_sample, show_sample
 from deployment.version_table import print_versions
-from failure import BadInput, Failure, report_errors
+from failure import BadInput, report_errors
 from prometheus import Prometheus
 from retraining import decision
 from retraining.canary import Trial, Watch, stable_version, try_canary
 from retraining.lock import Lock
 from store.client import check_authority
-from store.credentials import aws_session, find_keys
-from store.model_store import ModelStore, read_version
-from store.request_store import RequestStore
-from store.service_user import delete_service_users, recorder_keys, service_keys
+from store.model_store import read_version
+from store.service_user import delete_service_users
 
 log = logging.getLogger("deploy_service")
-
-
-class Undecided(Failure):
-    """The analysis of a canary had no result, or somebody else decided meanwhile."""
-
-    exit_code = 3
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -137,10 +129,7 @@ def deploy_and_analyse(options: argparse.Namespace) -> None:
         trial = Trial(deployed, store_of(options), prometheus, watch, options.timeout, lock)
         started = decision.start(version, stable_version(state, version), "deployed with --analyse")
         decided = try_canary(trial, started, lambda: deploy(options))
-    if decided.verdict == decision.ROLLED_BACK:
-        raise Failure(f"Decision: {decided}")
-    if decided.verdict != decision.PROMOTED:
-        raise Undecided(f"Decision: {decided}")
+    decision.require_promotion(decided)
     log.info("Decision: %s", decided)
 
 
@@ -195,54 +184,6 @@ def delete(options: argparse.Namespace) -> None:
         request_store_of(options).delete_requests()
     if options.delete_artefacts:
         store.delete_versions(used_elsewhere)
-
-
-# ----------------------------------------------------------------------------------------- what the actions share
-
-
-def keys_of(options: argparse.Namespace, deployed: DeployedService, store: ModelStore) -> manifests.ServiceKeys:
-    """The keys of the service's store users, which are created where there are none."""
-    reader = service_keys(store, options.model_name, deployed.keys(), options.share_keys)
-    if not options.record_requests:
-        return manifests.ServiceKeys(reader, None)
-    requests = request_store_of(options)
-    requests.create_bucket()
-    if options.record_days:  # retrain.py leaves the rule as it is
-        requests.set_expiry(options.record_days)
-    current = deployed.keys(manifests.RECORDER_KEYS)
-    return manifests.ServiceKeys(reader, recorder_keys(requests, options.model_name, current, options.share_keys))
-
-
-def service_of(options: argparse.Namespace) -> DeployedService:
-    return DeployedService(Kubectl(options.namespace, options.context), options.model_name)
-
-
-def gateway_of(options: argparse.Namespace) -> Gateway:
-    return Gateway(options.ingress, options.model_name, options.timeout, options.min_similarity)
-
-
-def store_of(options: argparse.Namespace) -> ModelStore:
-    session = aws_session()
-    keys = find_keys(session, options.access_key, options.secret_key)
-    service = (options.namespace, options.model_name)
-    return ModelStore(session, options.minio_endpoint, options.bucket, *service, keys, options.store_ca)
-
-
-def request_store_of(options: argparse.Namespace) -> RequestStore:
-    session = aws_session()
-    keys = find_keys(session, options.access_key, options.secret_key)
-    service = (options.namespace, options.model_name)
-    return RequestStore(session, options.minio_endpoint, *service, keys, options.store_ca)
-
-
-def require_serving(deployed: DeployedService) -> ServiceState:
-    state = deployed.fetch()
-    if not state.traffic():
-        raise BadInput(
-            f"there is no InferenceService {deployed.name} in namespace {deployed.kubectl.namespace}: "
-            "check --model-name and --namespace, or deploy it first"
-        )
-    return state
 
 
 def log_not_waiting(options: argparse.Namespace, before: ServiceState) -> None:

@@ -30,8 +30,8 @@ import coloredlogs
 import deploy_service
 from corpus.documents import CorpusError
 from corpus.source import source_of
+from deployment.connections import require_serving, service_of, store_of
 from deployment.isolation import is_prepared
-from deployment.kubectl import Kubectl
 from deployment.naming_rules import check_names
 from deployment.preflight import check_canary
 from failure import BadInput, exit_on_termination, report_errors
@@ -73,10 +73,10 @@ def main(argv: list[str] | None = None) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Decide at most once, and log it in one line."""
-    deployed = deploy_service.service_of(options)
-    deploy_service.require_serving(deployed)
+    deployed = service_of(options)
+    require_serving(deployed)
     with Lock(deployed.kubectl, deployed.name) as lock:
-        store, prometheus = deploy_service.store_of(options), Prometheus(options.prometheus)
+        store, prometheus = store_of(options), Prometheus(options.prometheus)
         trial = Trial(deployed, store, prometheus, Watch(options.analyse), options.timeout, lock)
         decided = resume(options, trial) or retrain(options, trial)
     log.info("Decision: %s", decided)
@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> None:
 def resume(options: argparse.Namespace, trial: Trial) -> Decision | str | None:
     """Continue what an earlier run left unfinished; None if there is nothing."""
     for left in filter(is_open, decision.read_all(trial.store)):
-        state = deploy_service.require_serving(trial.deployed)
+        state = require_serving(trial.deployed)
         found = settle(trial.store, state, left)
         if found is None or not is_open(found):
             continue
@@ -102,7 +102,7 @@ def resume(options: argparse.Namespace, trial: Trial) -> Decision | str | None:
 
 def retrain(options: argparse.Namespace, trial: Trial) -> Decision | str:
     """Train a candidate if something triggers it and nothing brakes it, and try it if it passes the gate."""
-    state, store = deploy_service.require_serving(trial.deployed), trial.store
+    state, store = require_serving(trial.deployed), trial.store
     check_canary(state, options.model_name, version="")
     if len(state.traffic()) > 1:
         return "none: a canary that somebody has deployed is in progress"
@@ -180,8 +180,8 @@ def start_schedule(options: argparse.Namespace, argv: list[str]) -> None:
     if options.dry_run:
         print(schedule.masked_yaml(settings), end="")
         return
-    deployed, store = deploy_service.service_of(options), deploy_service.store_of(options)
-    owner = deploy_service.require_serving(deployed).service
+    deployed, store = service_of(options), store_of(options)
+    owner = require_serving(deployed).service
     keys = schedule.keys(deployed.kubectl, store, settings, options.dataset, options.share_keys)
     settings = settings._replace(isolated=is_prepared(deployed.kubectl))
     deployed.kubectl.apply(*schedule.objects(settings, keys, owner))
@@ -189,11 +189,11 @@ def start_schedule(options: argparse.Namespace, argv: list[str]) -> None:
 
 
 def end_schedule(options: argparse.Namespace) -> None:
-    schedule.remove(Kubectl(options.namespace, options.context), deploy_service.store_of(options), options.model_name)
+    schedule.remove(service_of(options).kubectl, store_of(options), options.model_name)
 
 
 def print_history(options: argparse.Namespace) -> None:
-    decision.print_all(decision.read_all(deploy_service.store_of(options)))
+    decision.print_all(decision.read_all(store_of(options)))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Self
 
+from failure import Failure
 from store.model_store import ModelStore
 
 IN_PROGRESS = "in progress"
@@ -15,6 +16,12 @@ SUPERSEDED = "superseded"  # a person or another deployment changed the traffic 
 FAILED = "failed"  # there is no candidate
 
 FILE = "decision.json"
+
+
+class Undecided(Failure):
+    """The analysis of a canary had no result, or somebody else decided meanwhile."""
+
+    exit_code = 3
 
 
 class Decision(NamedTuple):
@@ -69,6 +76,14 @@ def read_all(store: ModelStore) -> list[Decision]:
     contents = [store.read(key) for key in keys if key.endswith(f"/{FILE}")]
     decisions = [Decision(**json.loads(content)) for content in contents if content]
     return sorted(decisions, key=lambda decision: decision.time)
+
+
+def require_promotion(decided: Decision) -> None:
+    """Raises Failure if the version was rolled back, Undecided if it is left to a person."""
+    if decided.verdict == ROLLED_BACK:
+        raise Failure(f"Decision: {decided}")
+    if decided.verdict != PROMOTED:
+        raise Undecided(f"Decision: {decided}")
 
 
 def print_all(decisions: list[Decision]) -> None:
