@@ -231,7 +231,9 @@ class DeployedService:
             try:  # all kinds at once: each start of kubectl takes a while
                 self.patch(",".join(CREDENTIAL_KINDS), account, "--type=strategic", f"--patch={patch}")
             except KubectlFailed as error:
-                if not error.not_found or any("(NotFound)" not in line for line in error.stderr.splitlines()):
+                # Among these lines may be warnings, of an aggregated API that is down.
+                errors = [line for line in error.stderr.splitlines() if line.startswith("Error")]
+                if not error.not_found or any("(NotFound)" not in line for line in errors):
                     raise
 
     def used_elsewhere(self) -> set[str]:

@@ -324,7 +324,7 @@ def test_no_room_says_so(deploy, cluster, tmp_path):
     with stub_kserve(cluster, tmp_path, cpus=1):
         done = deploy(0, "--cpu-request", "600m", timeout=4)
         assert done.code == 1
-        assert "does not fit beside what runs" in done.err
+        assert "do not fit beside what runs" in done.err
         assert "Insufficient cpu" in done.err and "lower --cpu-request" in done.err
         done = deploy(0, "--cpu-request", "2", timeout=4)
         assert done.code == 2 and "more than any node has (1000m CPU" in done.err
