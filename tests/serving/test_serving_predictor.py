@@ -21,6 +21,7 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
 from serving.predictor import Predictor
+from support.event_loops import run_coroutine
 from support.free_port import free_port
 from support.services import NAME, log_of, start, start_transformer, stop, wait_until_ready
 from support.serving_client import TEXT, UNKNOWN
@@ -280,7 +281,7 @@ def test_after_each_check_requests_go_over_new_connections():
             watching.cancel()
             await predictor.close()
 
-    asyncio.run(ask_before_and_after_a_check())
+    run_coroutine(ask_before_and_after_a_check())
     before, again, check, after = peers
     assert before == again == check != after
 
@@ -302,7 +303,7 @@ def test_a_check_that_nobody_answers_leaves_no_request_with_a_body():
             assert not await predictor.check()
             await predictor.close()
 
-    asyncio.run(check())
+    run_coroutine(check())
     assert held == ["GET"]
 
 

@@ -26,6 +26,7 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 
 from serving import http_protocol
 from serving.http_protocol import HttpProtocol
+from support.event_loops import run_coroutine
 from support.free_port import free_port
 from support.services import NAME, start, stop, wait_until_ready
 from support.serving_client import TEXT, UNKNOWN, infer_over_grpc
@@ -278,7 +279,7 @@ def test_slow_client_is_disconnected_and_others_are_answered(monkeypatch, slow):
         writer.close(), other.close()
         await serving
 
-    asyncio.run(serve_and_wait())
+    run_coroutine(serve_and_wait())
 
 
 def test_only_this_machine_can_ask_by_default(service):
