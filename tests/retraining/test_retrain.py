@@ -6,6 +6,7 @@ What Prometheus would answer is given; test_whole_loop.py asks a real one.
 import json
 import os
 import re
+import resource
 import shutil
 from types import SimpleNamespace
 
@@ -178,6 +179,19 @@ def test_a_run_that_was_killed_or_lost_the_store_is_continued_or_cleaned_up_by_t
     [kept] = decisions(store, cluster)
     assert kept["verdict"] == "promoted" and traffic(cluster) == {kept["version"]: 100}
     assert len([key for key in store.list() if key.endswith("/model.joblib")]) == 2
+    assert not [key for key in cluster.api.objects if key[0] == "leases"]
+
+
+def test_a_full_disk_is_an_error_that_leaves_nothing_behind(retrain, cluster, store, with_candidate, tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, limits[1]))
+    try:
+        done = retrain()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert done.code == 1 and "File too large" in done.err.splitlines()[-1]
+    assert traffic(cluster) == {retrain.stable: 100} and not decisions(store, cluster)
+    assert not [name for name in os.listdir(tmp_path) if name.startswith("tmp")]
     assert not [key for key in cluster.api.objects if key[0] == "leases"]
 
 
