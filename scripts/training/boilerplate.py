@@ -10,7 +10,7 @@ from corpus.documents import shorten
 
 MIN_WORDS = 4  # shorter lines, such as greetings, carry little weight
 MIN_DOCUMENTS = 5
-MIN_SHARE = 0.01  # of the documents: lines in fewer do not make a cluster
+MIN_SHARE = 0.02  # of the documents: lines in fewer do not make a cluster
 MIN_OWN_WORDS = 5  # median of the documents with the line; bulk mail and forms have fewer words of their own
 
 QUOTE_MARKS = "> "

@@ -103,9 +103,9 @@ def random_word(rng: random.Random) -> str:
 
 def test_in_a_larger_corpus_a_line_must_recur_more_often():
     line, rng = "a line of many words", random.Random(0)
-    documents = [f"{' '.join(random_word(rng) for _ in range(5))}\n{line if n < 5 else ''}" for n in range(501)]
-    assert find_boilerplate(documents[:500], [""] * 500) == {line}
-    assert find_boilerplate(documents, [""] * 501) == set()
+    documents = [f"{' '.join(random_word(rng) for _ in range(5))}\n{line if n < 5 else ''}" for n in range(251)]
+    assert find_boilerplate(documents[:250], [""] * 250) == {line}
+    assert find_boilerplate(documents, [""] * 251) == set()
 
 
 def test_clusters_are_topics_although_signatures_are_longer(tmp_path):
