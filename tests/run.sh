@@ -12,6 +12,6 @@ case "${1:-}" in
   --all) set -- tests && echo "Expected duration: 13 minutes on two cores" ;;
 esac
 unset PYTHONDONTWRITEBYTECODE # or each process would compile the project's modules anew
-# Three processes on two cores, because the deployment tests mostly wait.
+# Four processes on two cores, because the deployment tests mostly wait.
 # loadgroup: an idle worker takes the next test, and tests that share servers stay together (tests/conftest.py).
-exec scripts/.venv/bin/python -m pytest -ra --numprocesses 3 --dist loadgroup "$@"
+exec scripts/.venv/bin/python -m pytest -ra --numprocesses 4 --dist loadgroup "$@"
