@@ -31,9 +31,12 @@ def new_texts(options: argparse.Namespace, trained: datetime) -> list[str]:
 
 
 def different_texts(source: Source) -> list[str]:
+    """The different texts, in the order in which each was read last: what clients still send is new."""
     texts: dict[str, None] = {}
     for batch in source.batches():
-        texts.update(dict.fromkeys(batch.documents))
+        for text in batch.documents:
+            texts.pop(text, None)
+            texts[text] = None
     return list(texts)
 
 

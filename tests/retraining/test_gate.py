@@ -6,11 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from corpus.source import Source
 from prometheus import Version
 from retraining import decision
 from retraining.baseline import measure_on
 from retraining.gate import Figures, Limits, judge, measure
-from retraining.split import choose_held_out
+from retraining.split import choose_held_out, different_texts
 from retraining.trigger import find_brake, find_trigger, when
 from support.services import run_training
 from support.topics import KEPT, corpus_of
@@ -53,6 +54,12 @@ def test_one_new_text_in_five_is_held_out_and_at_most_2000_of_the_newest():
     assert choose_held_out([str(number) for number in range(10)]) == ["9", "7"]
     many = choose_held_out([str(number) for number in range(100_000)])
     assert len(many) == 2_000 and many[-1] == "96001"
+
+
+def test_a_text_that_clients_repeat_is_as_new_as_its_last_occurrence(tmp_path):
+    corpus = tmp_path / "texts.jsonl"
+    corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("old", "often", "once", "often")))
+    assert different_texts(Source(str(corpus))) == ["old", "once", "often"]
 
 
 @pytest.mark.parametrize(
