@@ -1,16 +1,20 @@
 """The service, the gateway and the stores that the options name."""
 
 import argparse
+from typing import TypeVar
 
 from deployment.deployed_service import DeployedService, ServiceState
 from deployment.gateway import Gateway
 from deployment.kubectl import Kubectl
 from deployment.manifests import RECORDER_KEYS, ServiceKeys
 from failure import BadInput
+from store.client import DeployerBucket
 from store.credentials import aws_session, find_keys
 from store.model_store import ModelStore
-from store.request_store import RequestStore
+from store.request_store import RequestStore, request_bucket
 from store.service_user import recorder_keys, service_keys
+
+Bucket = TypeVar("Bucket", bound=DeployerBucket)
 
 
 def keys_of(options: argparse.Namespace, deployed: DeployedService, store: ModelStore) -> ServiceKeys:
@@ -35,17 +39,18 @@ def gateway_of(options: argparse.Namespace) -> Gateway:
 
 
 def store_of(options: argparse.Namespace) -> ModelStore:
-    session = aws_session()
-    keys = find_keys(session, options.access_key, options.secret_key)
-    service = (options.namespace, options.model_name)
-    return ModelStore(session, options.minio_endpoint, options.bucket, *service, keys, options.store_ca)
+    return open_bucket(ModelStore, options.bucket, options)
 
 
 def request_store_of(options: argparse.Namespace) -> RequestStore:
+    return open_bucket(RequestStore, request_bucket(options.model_name), options)
+
+
+def open_bucket(kind: type[Bucket], name: str, options: argparse.Namespace) -> Bucket:
     session = aws_session()
     keys = find_keys(session, options.access_key, options.secret_key)
     service = (options.namespace, options.model_name)
-    return RequestStore(session, options.minio_endpoint, *service, keys, options.store_ca)
+    return kind(session, options.minio_endpoint, name, *service, keys, options.store_ca)
 
 
 def require_serving(deployed: DeployedService) -> ServiceState:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from store.model_store import store_prefix
+from store.client import store_prefix
 from store.request_store import request_bucket
 
 # A Kubernetes object as the API has it, or a part of one.

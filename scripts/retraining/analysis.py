@@ -30,9 +30,7 @@ class Limits(NamedTuple):
     p99_rise: float = 0.1  # in seconds
     drift_ratio: float = 1.25  # of the value of a drift alert to that of the stable version, if it fires for both
     failures: int = 1  # failed measurements; one more rolls back
-    consecutive_errors: int = (
-        4  # measurements that Prometheus or the cluster does not answer; one more ends the analysis
-    )
+    consecutive_errors: int = 4  # without an answer of Prometheus or the cluster; one more ends the analysis
 
 
 class Figures(NamedTuple):

@@ -24,6 +24,8 @@ from botocore.parsers import ResponseParserError
 from failure import BadInput, Failure
 from store.credentials import Keys
 
+REFUSALS = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch")  # of keys that may not do something
+
 # What a store's error codes mean to the user, and what to do. Codes that are numbers are statuses without a body.
 CAUSES = [
     (
@@ -193,9 +195,8 @@ class S3Bucket:
 
     def can_read(self, access_key: str, secret_key: str) -> bool:
         """Whether these keys may list the bucket."""
-        refusals = ["AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"]
         listing = self.client(access_key, secret_key).list_objects_v2
-        return self.call(listing, Bucket=self.bucket, MaxKeys=1, absent=refusals) is not None
+        return self.call(listing, Bucket=self.bucket, MaxKeys=1, absent=REFUSALS) is not None
 
     def explain_refusal(self, error: ClientError) -> str:
         """The cause of an error that the store answered, and what to do, in one line."""
@@ -246,11 +247,34 @@ class S3Bucket:
         )
 
 
+def store_prefix(namespace: str, model_name: str) -> str:
+    """The prefix that one service owns in a bucket."""
+    return f"{namespace}/{model_name}/"
+
+
 class DeployerBucket(S3Bucket):
-    """A bucket that deploy_service.py creates and deletes from."""
+    """A bucket that deploy_service.py creates and deletes from, and the prefix of one service in it.
+
+    Args:
+        keys: of the deployer.
+        authority: path of a PEM file whose certificates are trusted, or None for the usual ones.
+    """
 
     endpoint_option = "--minio-endpoint"
     authority_option = "--store-ca or AWS_CA_BUNDLE"
+
+    def __init__(
+        self,
+        session: boto3.Session,
+        endpoint: str,
+        bucket: str,
+        namespace: str,
+        model_name: str,
+        keys: Keys,
+        authority: Path | None = None,
+    ) -> None:
+        super().__init__(session, endpoint, bucket, keys, authority)
+        self.prefix = store_prefix(namespace, model_name)
 
     def create_bucket(self) -> None:
         # GET, not HEAD: the answer to a HEAD has no body that names the cause of a refusal.

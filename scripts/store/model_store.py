@@ -18,7 +18,6 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-import boto3
 from tqdm import tqdm
 
 from model.artefacts import (
@@ -32,7 +31,6 @@ from model.artefacts import (
     version_record,
 )
 from store.client import DeployerBucket, StoreError
-from store.credentials import Keys
 
 MODEL_KEY = "model/model.joblib"
 
@@ -78,33 +76,15 @@ def read_version(model_path: Path, transformer_path: Path) -> Version:
     )
 
 
-def store_prefix(namespace: str, model_name: str) -> str:
-    """The prefix that one service owns."""
-    return f"{namespace}/{model_name}/"
-
-
 class ModelStore(DeployerBucket):
-    """The bucket of deployed models, and the prefix of one model in it.
-
-    Args:
-        keys: of the deployer.
-        authority: path of a PEM file whose certificates are trusted, or None for the usual ones.
-    """
+    """The bucket of deployed models, and the prefix of one model in it."""
 
     bucket_option = "--bucket"
 
-    def __init__(
-        self,
-        session: boto3.Session,
-        endpoint: str,
-        bucket: str,
-        namespace: str,
-        model_name: str,
-        keys: Keys,
-        authority: Path | None = None,
-    ) -> None:
-        super().__init__(session, endpoint, bucket, keys, authority)
-        self.prefix, self.shared_prefix = store_prefix(namespace, model_name), f"{model_name}/"
+    @property
+    def shared_prefix(self) -> str:
+        """Where earlier releases kept the versions of all namespaces."""
+        return self.prefix.partition("/")[2]
 
     def read(self, key: str) -> bytes | None:
         """Content of an object, or None if it does not exist."""

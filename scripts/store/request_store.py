@@ -5,19 +5,13 @@ s3://NAME-requests/NAMESPACE/NAME/YYYY-MM-DD/TIME-POD-ID.json  written by record
 """
 
 import logging
-from pathlib import Path
 from typing import Any
 
-import boto3
 from botocore.exceptions import ClientError
 
-from store.client import DeployerBucket
-from store.credentials import Keys
-from store.model_store import store_prefix
+from store.client import REFUSALS, DeployerBucket
 
 NO_LIFECYCLE = ("NotImplemented", "MethodNotAllowed", "NoSuchBucket", "NoSuchLifecycleConfiguration")
-
-REFUSALS = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch")
 
 log = logging.getLogger(__name__)
 
@@ -27,26 +21,9 @@ def request_bucket(model_name: str) -> str:
 
 
 class RequestStore(DeployerBucket):
-    """The bucket of recorded requests, and the prefix of one service in it.
-
-    Args:
-        keys: of the deployer.
-        authority: path of a PEM file whose certificates are trusted, or None for the usual ones.
-    """
+    """The bucket of recorded requests, and the prefix of one service in it."""
 
     bucket_option = "--model-name"
-
-    def __init__(
-        self,
-        session: boto3.Session,
-        endpoint: str,
-        namespace: str,
-        model_name: str,
-        keys: Keys,
-        authority: Path | None = None,
-    ) -> None:
-        super().__init__(session, endpoint, request_bucket(model_name), keys, authority)
-        self.prefix = store_prefix(namespace, model_name)
 
     def set_expiry(self, days: int) -> None:
         """Let the store delete the service's requests after some days; the rules of other prefixes stay."""
