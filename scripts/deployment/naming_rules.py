@@ -24,10 +24,11 @@ RULES = {
         "at most 63 lower-case letters, digits and '-', not starting or ending with '-', nor starting with kube-",
     ),
     "bucket": (
-        r"(?!xn--|sthree-|amzn-s3-demo-)(?!.*\.\.)(?!.*(-s3alias|--ol-s3|--x-s3|\.mrap)$)"
+        r"(?!xn--|sthree-|amzn-s3-demo-)(?!.*\.\.)(?!.*(-s3alias|--ol-s3|--x-s3|\.mrap|-requests)$)"
         r"[a-z0-9][-.a-z0-9]{1,61}[a-z0-9]",
         "3 to 63 lower-case letters, digits, '-' and '.', "
-        "starting and ending with a letter or digit, and no prefix or suffix that S3 reserves",
+        "starting and ending with a letter or digit, no prefix or suffix that S3 reserves, and not -requests at the end: "
+        "such buckets have recorded requests",
     ),
     "minio_endpoint": (rf"https?://{HOST_AND_PORT}/?", "http://HOST:PORT"),
     "minio_endpoint_cluster": (rf"(https?://)?{HOST_AND_PORT}/?", "HOST:PORT"),

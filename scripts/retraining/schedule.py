@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 from deployment.deployed_service import keys_in
 from deployment.kubectl import Kubectl
 from deployment.manifests import KubernetesObject, dump, namespaces, owner_reference
-from store.client import S3Bucket
-from store.request_store import request_bucket
-from store.service_user import delete_service_users, read_and_write, service_keys
+from store.client import DeployerBucket, S3Bucket
+from store.service_user import delete_service_users, retraining_keys
 
 LABEL = "mlops-poc/retraining"  # with the name of the service; provision/70-minio.sh lets these pods reach MinIO
 KINDS = "cronjob,networkpolicy,secret,configmap,rolebinding,role,serviceaccount"
@@ -73,20 +72,19 @@ def objects(
 
 
 def keys(
-    kubectl: Kubectl, store: S3Bucket, schedule: Schedule, datasets: Sequence[str], share: bool
+    kubectl: Kubectl, store: DeployerBucket, schedule: Schedule, datasets: Sequence[str], share: bool
 ) -> tuple[str, str]:
     """The access key and secret key of a store user for the runs.
 
     Args:
-        datasets: whose buckets it may read, beside that of the service's recorded requests.
+        datasets: whose buckets it may read.
         share: whether the runs may get the user's own keys if the store cannot create a user.
 
     Raises:
         BadInput, Failure: as service_keys.
     """
-    buckets = {name.split("/")[2] for name in datasets if name.startswith("s3://")} | {request_bucket(schedule.service)}
-    current = current_keys(kubectl, schedule.name)
-    return service_keys(store, schedule.name, current, share, read_and_write(store.bucket, sorted(buckets)))
+    buckets = {name.split("/")[2] for name in datasets if name.startswith("s3://")}
+    return retraining_keys(store, schedule.service, current_keys(kubectl, schedule.name), share, sorted(buckets))
 
 
 def current_keys(kubectl: Kubectl, name: str) -> list[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """Read the corpus of a retraining: the texts that are new, those that are held out, and the rest to train on."""
 
 import argparse
+import itertools
 import json
 from collections.abc import Sequence
 from datetime import datetime
@@ -22,19 +23,20 @@ def new_texts(options: argparse.Namespace, trained: datetime) -> list[str]:
         CorpusError, StoreError: they cannot be read.
     """
     of_last = argparse.Namespace(**vars(options) | {"dataset": options.dataset[-1:], "since": None})
-    source = source_of(of_last)
-    texts = different_texts(source)
-    if not source.findings.has_records:
-        return texts
-    of_last.since = max(trained, options.since or trained)
-    return different_texts(source_of(of_last))
+    return different_texts(source_of(of_last), max(trained, options.since or trained))
 
 
-def different_texts(source: Source) -> list[str]:
-    """The different texts, in the order in which each was read last: what clients still send is new."""
+def different_texts(source: Source, since: datetime) -> list[str]:
+    """The different texts, in the order in which each was read last: what clients still send is new.
+
+    Args:
+        since: of recorded requests, only those that arrived since then.
+    """
     texts: dict[str, None] = {}
     for batch in source.batches():
-        for text in batch.documents:
+        for text, date in zip(batch.documents, batch.dates or itertools.repeat(None)):
+            if source.findings.has_records and (date is None or date < since):
+                continue
             texts.pop(text, None)
             texts[text] = None
     return list(texts)

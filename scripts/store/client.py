@@ -193,11 +193,6 @@ class S3Bucket:
                 item["Key"] for item in page.get("Contents", []) if since is None or item["LastModified"] >= since
             )
 
-    def can_read(self, access_key: str, secret_key: str) -> bool:
-        """Whether these keys may list the bucket."""
-        listing = self.client(access_key, secret_key).list_objects_v2
-        return self.call(listing, Bucket=self.bucket, MaxKeys=1, absent=REFUSALS) is not None
-
     def explain_refusal(self, error: ClientError) -> str:
         """The cause of an error that the store answered, and what to do, in one line."""
         details, kind = error.response["Error"], headers(error).get("content-type", "")
@@ -278,12 +273,20 @@ class DeployerBucket(S3Bucket):
 
     def create_bucket(self) -> None:
         # GET, not HEAD: the answer to a HEAD has no body that names the cause of a refusal.
-        if self.call(self.s3.list_objects_v2, Bucket=self.bucket, MaxKeys=1, absent=["NoSuchBucket"]) is None:
+        if self.list_first(self.s3, absent=["NoSuchBucket"]) is None:
             place: dict[str, Any] = {}
             if self.region != "us-east-1":
                 place = {"CreateBucketConfiguration": {"LocationConstraint": self.region}}
             self.call(self.s3.create_bucket, Bucket=self.bucket, absent=["BucketAlreadyOwnedByYou"], **place)
             log.info("Created bucket: %s", self.bucket)
+
+    def can_read(self, access_key: str, secret_key: str) -> bool:
+        """Whether these keys may list what belongs to the service."""
+        return self.list_first(self.client(access_key, secret_key), absent=REFUSALS) is not None
+
+    def list_first(self, client: Any, absent: Collection[str]) -> dict[str, Any] | None:
+        """List one object of the service; None for an error code in `absent`. A store user may see no other prefix."""
+        return self.call(client.list_objects_v2, Bucket=self.bucket, Prefix=self.prefix, MaxKeys=1, absent=absent)
 
     def objects_below(self, prefix: str) -> list[dict[str, str]]:
         """The objects below a prefix, and in a versioned bucket their versions, as arguments of delete_object."""

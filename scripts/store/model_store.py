@@ -149,7 +149,8 @@ class ModelStore(DeployerBucket):
         for version in versions:
             if self.record(version):
                 continue
-            keys = self.keys_below(f"{self.shared_prefix}{version}/", absent=["NoSuchBucket"])
+            # Refused to the store user of a scheduled retraining, which deploys what was deployed and copied before.
+            keys = self.keys_below(f"{self.shared_prefix}{version}/", absent=["NoSuchBucket", "AccessDenied"])
             for key in sorted(keys, key=lambda key: key.endswith("/version.json")):
                 own_key = self.prefix + key.removeprefix(self.shared_prefix)
                 source = {"Bucket": self.bucket, "Key": key}

@@ -1,4 +1,5 @@
-"""Store users for the service: one that can only read its bucket, one that can only write recorded requests.
+"""Store users: of the service, which can only read its bucket; of its recorder, which can only write requests; of a
+scheduled retraining, which can write the versions of one service.
 
 The users are created through MinIO's admin API. If the store has no such API, or these keys may not use it, the service
 can get the deployer's own keys, but only with --share-keys, because whoever reads the Secret could write with them
@@ -17,8 +18,8 @@ from minio.credentials import StaticProvider
 from minio.error import MinioAdminException
 
 from failure import BadInput, Failure
-from store.client import S3Bucket
-from store.request_store import RequestStore
+from store.client import DeployerBucket, S3Bucket
+from store.request_store import RequestStore, request_bucket
 
 log = logging.getLogger(__name__)
 
@@ -34,18 +35,13 @@ class StoreUser(NamedTuple):
 
 
 def service_keys(
-    store: S3Bucket,
-    model_name: str,
-    current: Iterable[tuple[str, str]],
-    share: bool,
-    policy: dict[str, Any] | None = None,
+    store: DeployerBucket, model_name: str, current: Iterable[tuple[str, str]], share: bool
 ) -> tuple[str, str]:
-    """The access key and secret key that the service uses the bucket with; its current ones if they work.
+    """The access key and secret key that the service reads the bucket with; its current ones if they work.
 
     Args:
         current: the keys that the service's versions have.
         share: whether the service may get the deployer's keys if it cannot have a user of its own.
-        policy: what the user may do; by default, read the bucket.
 
     Raises:
         BadInput: it can have no user, and the deployer's keys may not be shared or would expire.
@@ -55,7 +51,7 @@ def service_keys(
         "The service reads the store",
         f"is limited to bucket {store.bucket}",
         user_prefix(model_name),
-        policy or read_only(store.bucket),
+        read_only(store.bucket),
         store.can_read,
     )
     return obtain_keys(store, user, current, share)
@@ -71,6 +67,25 @@ def recorder_keys(
         f"{user_prefix(model_name)}requests-",
         write_only(store.bucket, store.prefix),
         store.can_write,
+    )
+    return obtain_keys(store, user, current, share)
+
+
+def retraining_keys(
+    store: DeployerBucket, model_name: str, current: Iterable[tuple[str, str]], share: bool, datasets: Iterable[str]
+) -> tuple[str, str]:
+    """The keys of scheduled runs of retrain.py, as service_keys. Their user may write the versions of one service.
+
+    Args:
+        current: the keys that the schedule has.
+        datasets: the buckets that it may read.
+    """
+    user = StoreUser(
+        "The runs use the store",
+        f"only writes to s3://{store.bucket}/{store.prefix}",
+        user_prefix(f"{model_name}-retraining"),
+        read_and_write(store.bucket, request_bucket(model_name), store.prefix, datasets),
+        store.can_read,
     )
     return obtain_keys(store, user, current, share)
 
@@ -158,17 +173,23 @@ def read_only(bucket: str) -> dict[str, Any]:
     }
 
 
-def read_and_write(bucket: str, sources: Iterable[str]) -> dict[str, Any]:
-    """A policy that lets its user read and write one bucket, and read others."""
-    policy = read_only(bucket)
-    for source in sources:
-        policy["Statement"] += read_only(source)["Statement"][:2]
-    writes = {
+def read_and_write(bucket: str, requests: str, prefix: str, datasets: Iterable[str]) -> dict[str, Any]:
+    """A policy that lets its user read and write below a prefix of one bucket, and read others.
+
+    Args:
+        requests: a bucket of which it may only list the prefix, as a deployment does to see whether the bucket exists.
+    """
+    policy = write_only(bucket, prefix)
+    policy["Statement"][0]["Action"] += ["s3:GetObject", "s3:DeleteObject"]
+    listing = {
         "Effect": "Allow",
-        "Action": ["s3:PutObject", "s3:DeleteObject"],
-        "Resource": [f"arn:aws:s3:::{bucket}/*"],
+        "Action": ["s3:ListBucket"],
+        "Resource": [f"arn:aws:s3:::{name}" for name in (bucket, requests)],
+        "Condition": {"StringLike": {"s3:prefix": [f"{prefix}*"]}},
     }
-    policy["Statement"].append(writes)
+    policy["Statement"].append(listing)
+    for name in datasets:
+        policy["Statement"] += read_only(name)["Statement"][:2]
     return policy
 
 

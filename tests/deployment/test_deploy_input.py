@@ -62,7 +62,7 @@ def test_a_model_name_that_kserve_takes_is_taken(name):
     [
         *[
             ("model_name", name)
-            for name in ("Text", "1text", "text-", "text_clustering", "a.b", "x" * 47, "my-default")
+            for name in ("Text", "1text", "text-", "text_clustering", "a.b", "x" * 47, "my-default", "the-requests")
         ],
         *[("namespace", name) for name in ("Space", "-a", "a-", "a.b", "x" * 64, "kube-system", "the-default-one")],
         *[

@@ -1,5 +1,6 @@
 """How figures on held-out texts decide whether a candidate is tried, and what triggers and brakes a training."""
 
+import base64
 import json
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -59,7 +60,26 @@ def test_one_new_text_in_five_is_held_out_and_at_most_2000_of_the_newest():
 def test_a_text_that_clients_repeat_is_as_new_as_its_last_occurrence(tmp_path):
     corpus = tmp_path / "texts.jsonl"
     corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("old", "often", "once", "often")))
-    assert different_texts(Source(str(corpus))) == ["old", "once", "often"]
+    assert different_texts(Source(str(corpus)), NOW) == ["old", "once", "often"]
+
+
+def test_of_recorded_requests_those_since_the_training_are_new(tmp_path):
+    times = {
+        "old": "2026-11-29T21:59:59Z",
+        "new": "2026-11-29T22:00:00Z",
+        "newer": "2026-11-29T23:30:00+01:00",
+        "odd": "",
+    }
+    records = [
+        {
+            "bytes": base64.b64encode(json.dumps({"instances": [text]}).encode()).decode(),
+            "reqType": "org.kubeflow.serving.inference.request",
+            "occurrenceTime": time,
+        }
+        for text, time in times.items()
+    ]
+    (tmp_path / "records.json").write_text(json.dumps(records))
+    assert different_texts(Source(str(tmp_path)), NOW) == ["new", "newer"]
 
 
 @pytest.mark.parametrize(

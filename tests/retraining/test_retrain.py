@@ -11,8 +11,10 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
+from botocore.exceptions import ClientError
 
 import retrain as program
+from deployment.deployed_service import keys_in
 from deployment.gateway import Gateway
 from prometheus import Prometheus
 from retraining import canary as canary_module
@@ -24,6 +26,7 @@ from store.model_store import ModelStore
 from support.deployment import succeeded, traffic, version
 from support.retraining import decided, run_retrain, service_options
 from support.services import run_training
+from support.stores import bucket_in
 from support.topics import KEPT, corpus_of
 
 GOOD = Figures(100, 0, 0.02, 0.02, {})
@@ -211,3 +214,40 @@ def test_what_a_person_does_is_respected_and_recorded(
     assert "but the last decision (promoted" in decided(retrain())
     [kept] = decisions(store, cluster)
     assert kept["verdict"] == "promoted" and "a person" in kept["reason"]
+
+
+def test_on_minio_a_scheduled_run_has_a_user_that_writes_the_versions_of_its_service_only(
+    deploy, cluster, kserve, minio_store, trained, alerts, with_candidate, tmp_path, monkeypatch
+):
+    place = bucket_in(minio_store)
+    succeeded(deploy(trained.stable, "--record-requests", store=place, share=False, ingress=kserve.ingress))
+    corpus = bucket_in(minio_store)
+    corpus.s3.create_bucket(Bucket=corpus.bucket)
+    corpus.s3.upload_file(str(trained.corpus), corpus.bucket, "today.jsonl")
+    place.s3.put_object(Bucket=place.bucket, Key="elsewhere/textclustering/v1/version.json", Body=b"{}")
+
+    monkeypatch.setattr(program, "Watch", lambda duration: Watch(duration, duration / 2))
+    for name, value in {"KUBECONFIG": cluster.kubeconfig, "HOME": tmp_path}.items():
+        monkeypatch.setenv(name, str(value))
+    options = [word for word in service_options(cluster, place, kserve.ingress) if word != "--share-keys"]
+    options += ["--dataset", f"s3://{corpus.bucket}/", "--s3-endpoint", place.url]
+    keys = place.keys
+    for scheduled in (("--schedule", "@daily", "--image", "retraining:test"), ()):
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", keys[0])
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", keys[1])
+        done = run_retrain(*options, "--min-new", 20, "--min-documents", 5, "--analyse", "0.1s", *scheduled)
+        keys = keys_in(cluster.get("secret", "textclustering-retraining"))
+    assert decided(done).startswith("promoted"), done.err
+
+    user = bucket_in(SimpleNamespace(url=place.url, keys=keys)).s3
+    for refused in (
+        lambda: user.put_object(Bucket=place.bucket, Key="elsewhere/textclustering/v1/version.json", Body=b""),
+        lambda: user.get_object(Bucket=place.bucket, Key="elsewhere/textclustering/v1/version.json"),
+        lambda: user.list_objects_v2(Bucket=place.bucket, Prefix="elsewhere/"),
+        lambda: user.list_objects_v2(Bucket=place.bucket),
+        lambda: user.put_object(Bucket=corpus.bucket, Key="today.jsonl", Body=b""),
+        lambda: user.get_object(Bucket="textclustering-requests", Key=f"{cluster.namespace}/textclustering/a.json"),
+    ):
+        with pytest.raises(ClientError, match="AccessDenied"):
+            refused()
+    succeeded(deploy(0, "--delete", "--delete-requests", store=place))
