@@ -42,6 +42,9 @@ quiet=--quiet
 ! [ -t 2 ] || quiet=--progress-bar=on
 for requirements in "$@"; do
   echo "Installing the packages of $requirements into $venv (first run only)" >&2
-  "$venv/bin/pip" install "$quiet" --disable-pip-version-check -r "$requirements" >&2
+  "$venv/bin/pip" install "$quiet" --no-compile --disable-pip-version-check -r "$requirements" >&2
 done
+# pip would compile on one core, and the packages' own tests, too
+echo "Compiling the packages" >&2
+"$venv/bin/python" -m compileall -qq -j 0 -x '/tests?/' "$venv/lib" || true # a package may have files for another Python
 echo "$wanted" >"$stamp"
