@@ -181,10 +181,11 @@ def start_schedule(options: argparse.Namespace, argv: list[str]) -> None:
         print(schedule.masked_yaml(settings), end="")
         return
     deployed, store = service_of(options), store_of(options)
-    owner = require_serving(deployed).service
+    serving = require_serving(deployed)
     keys = schedule.keys(deployed.kubectl, store, settings, options.dataset, options.share_keys)
-    settings = settings._replace(isolated=is_prepared(deployed.kubectl))
-    deployed.kubectl.apply(*schedule.objects(settings, keys, owner))
+    pull_secret = settings_of(deployed, serving)["image_pull_secret"]
+    settings = settings._replace(isolated=is_prepared(deployed.kubectl), image_pull_secret=pull_secret)
+    deployed.kubectl.apply(*schedule.objects(settings, keys, serving.service))
     schedule.log_next_steps(settings)
 
 

@@ -41,6 +41,7 @@ class Schedule(NamedTuple):
     store_ca: str | None  # CA certificates of the store, PEM
     store_host: str  # inside the cluster: SERVICE.NAMESPACE, optionally with a port
     isolated: bool  # whether the cluster is prepared for NetworkPolicies (deployment/isolation.py)
+    image_pull_secret: str | None = None  # that of the service
 
     @property
     def name(self) -> str:
@@ -59,7 +60,7 @@ def objects(
     built = [
         *([config_map(schedule)] if schedule.store_ca else []),
         secret(schedule, keys),
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata(schedule)},
+        service_account(schedule),
         role(schedule),
         role_binding(schedule),
         *([network_policy(schedule)] if schedule.isolated else []),
@@ -145,6 +146,13 @@ def secret(schedule: Schedule, keys: tuple[str, str] | None) -> KubernetesObject
     return {"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": metadata(schedule)} | (
         {"data": data} if data else {}
     )
+
+
+def service_account(schedule: Schedule) -> KubernetesObject:
+    account: KubernetesObject = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata(schedule)}
+    if schedule.image_pull_secret:
+        account["imagePullSecrets"] = [{"name": schedule.image_pull_secret}]
+    return account
 
 
 def config_map(schedule: Schedule) -> KubernetesObject:

@@ -75,7 +75,8 @@ def test_the_role_changes_one_service_and_nothing_outside_the_namespace(dry_run)
 
 
 def test_the_keys_are_in_a_secret_only_and_everything_is_removed_again(deploy, cluster, kserve, store, monkeypatch):
-    succeeded(deploy(0, ingress=kserve.ingress))
+    private = ("--image-pull-secret", "registry")
+    succeeded(deploy(0, *private, ingress=kserve.ingress))
     before = set(cluster.api.objects)
     monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", store.keys[0])
@@ -94,7 +95,10 @@ def test_the_keys_are_in_a_secret_only_and_everything_is_removed_again(deploy, c
             assert base64.b64decode(each["data"]["AWS_SECRET_ACCESS_KEY"]).decode() == store.keys[1]
         if kind != "priorityclasses":
             assert [reference["uid"] for reference in each["metadata"]["ownerReferences"]] == [owner]
-    assert succeeded(deploy(0, ingress=kserve.ingress)), "its Secret is not taken for one of the service's"
+    assert created["serviceaccounts", cluster.namespace, "textclustering-retraining"]["imagePullSecrets"] == [
+        {"name": "registry"}
+    ], "the image may be in the same registry"
+    assert succeeded(deploy(0, *private, ingress=kserve.ingress)), "its Secret is not taken for one of the service's"
 
     for role in ("gateway", "knative", "prometheus"):
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": role, "labels": {ROLE_LABEL: role}}}
