@@ -6,7 +6,8 @@ nowhere else, from the documents that the model was fitted on; vocabulary and pr
 """
 
 import unicodedata
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,17 +18,19 @@ from model.projection import composed
 from training.cluster_statistics import ClusterStatistics
 from training.fitting import FittedModel
 from training.sample import Sample
-from training.spelling import compose, written_forms
+from training.spelling import address_words, compose, written_forms
 from training.whole_words import WholeWords, is_hiragana, is_pair
 
 TOP_TERMS = 10
 CANDIDATES = 60  # terms of the vocabulary that are considered for a cluster
 DISTINCT = 2  # a term is this much more frequent in the cluster than elsewhere
 MOST_DISTINCT = 5  # for words of hiragana only: at least three documents of a small cluster, and none elsewhere
+ELSEWHERE = 0.1  # of the documents of other clusters contain it at most: function words are in more
 OWN = 0.4  # its words weigh at least this much of what they weigh in any other cluster
-COHERENCE = 6  # of the mean NPMI with the other terms, compared with the logarithm of the weight
+COHERENCE = 12  # of the mean NPMI with the other terms, compared with the logarithm of the weight
 ENOUGH = 0.6  # NPMI; more does not count, or the words of a signature, which are always together, would win
-MOSTLY = 2 / 3  # of the documents with a word contain the phrase: the phrase says more
+APART = -0.75  # mean NPMI with the others at which even the heaviest term is left out
+MOSTLY = 2 / 3  # of the documents with a word contain the phrase, which says more, or an address with the word
 ARTICLE = "ال"  # Arabic, written as one word with the noun
 
 
@@ -83,10 +86,15 @@ class Collection:
         elsewhere = (np.sum(mask & ~own) + 1) / (np.sum(~own) + 2)
         return float(np.mean(mask[own]) / elsewhere) if own.any() else 0.0
 
-    def belongs_to(self, term: str, number: int) -> bool:
-        """Whether the words of a term weigh in a cluster about as much as in any other."""
-        parts = [self.columns[part] for part in {term, *term.split(" ")} if part in self.columns]
-        return bool(np.all(self.weights[number][parts] >= OWN * self.greatest_weights[parts]))
+    def is_typical(self, term: Term, number: int) -> bool:
+        """Whether a term is much more frequent in a cluster than elsewhere, rare there, and weighs nowhere more."""
+        others = self.clusters != number
+        parts = [self.columns[part] for part in {term.term, *term.words} if part in self.columns]
+        return bool(
+            self.ratios[number][self.columns[term.term]] >= DISTINCT
+            and np.sum(term.inside & others) <= ELSEWHERE * np.sum(others)
+            and np.all(self.weights[number][parts] >= OWN * self.greatest_weights[parts])
+        )
 
 
 def describe_terms(fitted: FittedModel, sample: Sample, statistics: ClusterStatistics) -> dict[int, dict[str, Any]]:
@@ -111,20 +119,35 @@ def displayed_terms(collection: Collection, number: int, heaviest: list[int]) ->
     """
     if not heaviest:  # a cluster without documents
         return []
-    own = [collection.documents[place] for place in np.flatnonzero(collection.clusters == number)]
-    typical = [
-        place
-        for place in heaviest
-        if collection.ratios[number][place] >= DISTINCT and collection.belongs_to(collection.terms[place], number)
-    ]
     candidates = [
         Term(collection.terms[i], float(collection.weights[number][i]), "", collection.with_all([collection.terms[i]]))
-        for i in typical or heaviest
+        for i in heaviest
     ]
-    candidates = rejoin(candidates, collection, number, own) or candidates
-    chosen = choose_different(candidates, collection.clusters == number)
-    forms = written_forms([term.term for term in chosen if not term.text], own, collection.tokenize)
+    candidates = [term for term in candidates if collection.is_typical(term, number)] or candidates
+    own = collection.clusters == number
+    documents = [collection.documents[place] for place in np.flatnonzero(own)]
+    candidates = without_addresses(candidates, own, documents, collection.tokenize) or candidates
+    candidates = rejoin(candidates, collection, number, documents) or candidates
+    chosen = choose_different(candidates, own)
+    forms = written_forms([term.term for term in chosen if not term.text], documents, collection.tokenize)
     return [term._replace(text=term.text or forms.get(term.term, term.term)) for term in chosen]
+
+
+def without_addresses(
+    candidates: list[Term], own: np.ndarray, documents: list[str], tokenize: Callable[[str], list[str]]
+) -> list[Term]:
+    """Leave out terms that are parts of e-mail addresses, mostly of the authors, in most documents with them.
+
+    Args:
+        own: mask of the cluster's documents.
+        documents: of the cluster.
+    """
+    in_addresses = Counter(word for document in documents for word in address_words(document, tokenize))
+    return [
+        term
+        for term in candidates
+        if min(in_addresses[word] for word in term.words) < max(MOSTLY * np.sum(term.inside & own), 1)
+    ]
 
 
 def rejoin(candidates: list[Term], collection: Collection, number: int, documents: list[str]) -> list[Term]:
@@ -149,7 +172,7 @@ def rejoin(candidates: list[Term], collection: Collection, number: int, document
 
 
 def choose_different(candidates: list[Term], own: np.ndarray) -> list[Term]:
-    """Choose the heaviest terms that have no word in common and occur together.
+    """Choose up to ten of the heaviest terms that have no word in common and occur together.
 
     Maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998) with two changes: terms that are forms of one word
     exclude each other, and terms that occur in the same documents attract each other instead of repelling, so that the
@@ -159,12 +182,15 @@ def choose_different(candidates: list[Term], own: np.ndarray) -> list[Term]:
         candidates: the heaviest first.
         own: mask of the cluster's documents.
     """
-    relevance = np.log([term.weight for term in candidates])
+    weights = np.array([term.weight for term in candidates])
+    relevance = np.log(weights / weights.max())
     coherence = npmi(np.column_stack([term.inside for term in candidates])).clip(max=ENOUGH)
     chosen: dict[int, Term] = {}
     left = list(range(len(candidates)))
     while left and len(chosen) < TOP_TERMS:
         gains = relevance[left] + (COHERENCE * coherence[np.ix_(left, list(chosen))].mean(axis=1) if chosen else 0)
+        if gains.max() < COHERENCE * APART:
+            break
         best = left[int(np.argmax(gains))]
         chosen[best] = phrase_of(candidates[best], [candidates[place] for place in left], own)
         left = [place for place in left if not similar(candidates[place], chosen[best])]

@@ -58,6 +58,14 @@ def ascii_forms(document: str, words: set[str]) -> set[tuple[str, str]]:
     return found
 
 
+def address_words(document: str, tokenize: Callable[[str], list[str]]) -> set[str]:
+    """The words of the e-mail addresses in a document, as they are in the vocabulary."""
+    if "@" not in document:
+        return set()
+    lines = [line for line in document.splitlines() if "@" in line]
+    return set(tokenize(" ".join([part for line in lines for part in line.split() if "@" in part[1:-1]])))
+
+
 class Words(dict[str, str]):
     """The word of the vocabulary by the form in which it is written; empty for what is not one word."""
 

@@ -12,8 +12,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from deployment.gateway import sample_texts
 from training import words
-from training.displayed_terms import Term, are_variants, choose_different
-from training.spelling import written_forms
+from training.displayed_terms import Term, are_variants, choose_different, without_addresses
+from training.spelling import address_words, written_forms
 from training.whole_words import WholeWords
 
 LANGUAGES = Path(__file__).resolve().parents[1] / "languages"
@@ -142,6 +142,24 @@ def test_a_term_that_occurs_with_the_others_is_preferred_to_one_that_is_a_little
     assert chosen(*topic, term("henry", 9, "------xx----"), term("mission", 0.3, "xxxx--------"))[-1] == "henry"
 
 
+def test_a_term_that_is_never_together_with_most_others_is_left_out():
+    topic = [term("invoice", 1, "xxxx----"), term("refund", 0.9, "xx------"), term("card", 0.8, "--xx----")]
+    assert chosen(*topic, term("account", 0.5, "----xx--")) == ["invoice", "refund", "card"]
+    assert chosen(*topic, term("account", 0.5, "--x-xx--"))[-1] == "account"
+
+
+def test_words_of_addresses_are_found_as_in_the_vocabulary():
+    document = "Mail Jürgen.Groß@Büro.example.org, but not @home, 3 @ 5 or @\nnight: (bob@Example.org)"
+    assert address_words(document, tokenize) == {"jurgen", "gross", "buro", "example", "org", "bob"}
+
+
+def test_a_term_that_is_mostly_a_part_of_addresses_is_left_out():
+    texts = ["cramer@optilink.com wrote: a gun", "From: cramer@optilink.com", "a gun, Cramer", "Cramer, optilink"]
+    terms = [term("optilink", 1, "xx-x--"), term("cramer", 1, "xxxx--"), term("gun", 1, "x-x--x")]
+    own = np.array([True] * 4 + [False] * 2)
+    assert [left.term for left in without_addresses(terms, own, texts, tokenize)] == ["cramer", "gun"]
+
+
 def test_displayed_terms_are_ten_different_words_and_the_clusters_differ(artefacts):
     clusters = json.loads((artefacts / "clusters.json").read_text())["clusters"]
     displayed = [[term for term, _ in cluster["terms"]] for cluster in clusters]
@@ -151,6 +169,7 @@ def test_displayed_terms_are_ten_different_words_and_the_clusters_differ(artefac
         assert not [pair for pair in pairs if any(are_variants(*both) for both in itertools.product(*pair))]
     words = [word for terms in displayed for term in terms for word in tokenize(term)]
     assert len(set(words)) >= 0.95 * len(words)
+    assert {"ec2", "amazon", "cognito"} <= set(words) and not {"about", "can", "if", "see", "to"} & set(words)
     assert {"EC2", "Amazon Cognito"} <= {term for terms in displayed for term in terms}
 
 
