@@ -6,7 +6,7 @@ import numpy as np
 
 from model.artefacts import Summary
 from model.clusters import NO_CLUSTER, Clusters
-from model.projection import Lsa, Weights
+from model.projection import Lsa, Weights, composed
 
 UNKNOWN = {"cluster": NO_CLUSTER, "top_terms": [], "similarity": None, "runner_up": None, "shares": []}
 
@@ -24,6 +24,18 @@ class Explainer:
     ) -> None:
         self.lsa, self.clusters, self.min_similarity = lsa, clusters, min_similarity
         self.described = {cluster["cluster"]: cluster for cluster in summary["clusters"]} if summary else {}
+        self.written = self.written_terms()
+
+    def written_terms(self) -> dict[str, str]:
+        """The top terms of all clusters as people write them, by term of the vocabulary, where the two differ."""
+        written: dict[str, str] = {}
+        for cluster in self.described.values():
+            for text, _ in cluster["terms"]:
+                found = composed(np.array(self.lsa.analyze(text), dtype=object)).tolist()
+                # One word, or two words and their phrase; several pairs of letters belong to one whole word.
+                if len(found) == 2 * len(text.split(" ")) - 1 and found[-1] != text:
+                    written.setdefault(found[-1], text)
+        return written
 
     def explain(self, weights: Weights, vectors: np.ndarray, numbers: np.ndarray, top: int = 0) -> list[dict[str, Any]]:
         """Explain which terms pulled each document to its cluster.
@@ -67,9 +79,13 @@ class Explainer:
         return {
             **(self.rejected(nearest[0]) if is_rejected else nearest[0]),
             "runner_up": nearest[1] if len(nearest) > 1 else None,
-            "shares": [{"term": terms[i], "share": shares[i].item()} for i in np.argsort(-shares)],
+            "shares": [self.share(terms[i], shares[i].item()) for i in np.argsort(-shares)],
             **({"nearest": nearest[: max(top, 1)]} if top or is_rejected else {}),
         }
+
+    def share(self, term: str, share: float) -> dict[str, Any]:
+        """The share of a term of the vocabulary, and how people write it if that differs."""
+        return {"term": term, **({"written": self.written[term]} if term in self.written else {}), "share": share}
 
     def rejected(self, nearest: dict[str, Any]) -> dict[str, Any]:
         return {

@@ -250,7 +250,7 @@ function scale(answer, quantiles) {
 }
 
 function aboutWords(text, { shares }) {
-  const shareOf = new Map(shares.map(({ term, share }) => [term, share]));
+  const shareOf = new Map(shares.map((share) => [share.term, share]));
   const parts = [];
   if (text.length > SHOWN_CHARACTERS) parts.push(create("p", { className: "quiet" }, `The first ${count(SHOWN_CHARACTERS)} of ${count(text.length)} characters:`));
   return [...parts, shade(text.slice(0, SHOWN_CHARACTERS), shareOf), legendOfShades()];
@@ -258,12 +258,13 @@ function aboutWords(text, { shares }) {
 
 /** The text with each word shaded by the share of its terms in the similarity. */
 function shade(text, shareOf) {
-  const largest = Math.max(...[...shareOf.values()].map(Math.abs), 1e-9);
+  const largest = Math.max(...[...shareOf.values()].map(({ share }) => Math.abs(share)), 1e-9);
   const pieces = divide(text, shareOf).map(({ text: piece, terms, isWord }) => {
     if (!isWord) return piece;
     if (!terms.length) return create("span", { className: "unknown", title: "not in the vocabulary" }, piece);
-    const sum = terms.reduce((total, term) => total + shareOf.get(term), 0);
-    const title = terms.map((term) => `${term}: ${number(shareOf.get(term), 4)}`).join("\n");
+    const shares = terms.map((term) => shareOf.get(term));
+    const sum = shares.reduce((total, { share }) => total + share, 0);
+    const title = shares.map(({ term, written = term, share }) => `${written}: ${number(share, 4)}`).join("\n");
     const size = Math.min(Math.abs(sum) / largest, 1);
     const className = size < SHADED_FROM ? "small" : sum < 0 ? "share away" : "share";
     return create("span", { className, title, "--size": size }, piece);
@@ -278,9 +279,9 @@ function legendOfShades() {
 
 function tableOfShares(shares) {
   const largest = Math.max(...shares.map(({ share }) => Math.abs(share)), 1e-9);
-  const rows = shares.slice(0, SHOWN_TERMS).map(({ term, share }) =>
+  const rows = shares.slice(0, SHOWN_TERMS).map(({ term, written = term, share }) =>
     create("tr", {},
-      create("th", { scope: "row" }, create("bdi", {}, term)),
+      create("th", { scope: "row" }, create("bdi", {}, written)),
       create("td", { className: "number" }, number(share, 4)),
       create("td", {}, bar(Math.abs(share) / largest, share < 0)),
     ));

@@ -72,7 +72,7 @@ export function findWords(text) {
  * Divide a text into pieces that belong to the same terms.
  *
  * @param {string} text
- * @param {Map<string, number>} shares by term, words or phrases of two words
+ * @param {Map<string, any>} shares by term, words or phrases of two words
  * @returns {{text: string, terms: string[], isWord: boolean}[]} terms: those with a share that cover the piece
  */
 export function divide(text, shares) {

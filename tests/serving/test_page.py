@@ -27,7 +27,7 @@ playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.system("chromium")
 
 ATTACK = '<img src=x onerror="window.attacked=1"><script>window.attacked=1</script>\'"><svg onload=window.attacked=1>'
-TEXT = "Creates a snapshot of the database cluster, qwertz."
+TEXT = "Creates a snapshot of the db cluster, qwertz."
 ARABIC = "أنشئ نسخة snapshot من قاعدة البيانات"
 CHINESE = "创建数据库集群的快照 snapshot"
 MAX_DOCUMENTS = 5
@@ -145,14 +145,16 @@ def test_a_text_shows_its_cluster_its_similarity_shaded_words_and_their_shares(o
 
     strongest = answer["shares"][0]
     word = page.locator(".shaded .share", has_text=re.compile(f"^{strongest['term']}$", re.IGNORECASE)).first
-    assert f"{strongest['term']}: {strongest['share']:.4f}" in word.get_attribute("title")
+    written = strongest.get("written", strongest["term"])
+    assert f"{written}: {strongest['share']:.4f}" in word.get_attribute("title")
     background = word.evaluate("element => getComputedStyle(element).backgroundColor")
     assert background not in ("rgba(0, 0, 0, 0)", "transparent")
     assert page.locator(".shaded .unknown").all_inner_texts() == ["qwertz"]
 
     page.click("#result summary")
     rows = page.locator("#result .shares tbody tr").all_inner_texts()
-    assert [row.split()[-1] for row in rows] == [f"{share['share']:.4f}" for share in answer["shares"]]
+    shares = [(share.get("written", share["term"]), f"{share['share']:.4f}") for share in answer["shares"]]
+    assert [tuple(row.rsplit(maxsplit=1)) for row in rows] == shares and "DB" in dict(shares)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == (
         "rgb(255, 255, 255)" if scheme == "light" else "rgb(15, 19, 24)"

@@ -279,6 +279,12 @@ def test_explanation_has_the_top_terms_of_the_summary(artefacts, service):
     assert explanation["top_terms"] == [term for term, _ in clusters[explanation["cluster"]]["terms"]]
 
 
+def test_shares_have_the_top_terms_as_people_write_them_beside_those_of_the_vocabulary(service):
+    _, answer = service.post("explain", {"instances": ["amazon cognito in a VPC, and the goalie of a gateway"]})
+    written = {share["term"]: share.get("written") for share in answer["explanations"][0]["shares"]}
+    assert (written["amazon cognito"], written["vpc"], written["gateway"]) == ("Amazon Cognito", "VPC", None)
+
+
 def test_document_without_a_known_term_has_no_explanation(service):
     _, answer = service.post("explain", {"instances": [UNKNOWN]})
     nothing = {"cluster": -1, "top_terms": [], "similarity": None, "runner_up": None, "shares": []}
