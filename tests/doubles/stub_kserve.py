@@ -91,6 +91,7 @@ class StubKServe(StubKubelet):
         self.broken = None  # what went wrong in the controller's thread
         self.calls = []  # (version, status) of each request through the ingress
         self.failing = set()  # components whose new pods crash
+        self.programs = {}  # what runs instead of transformer.py, by image: a script and its first arguments
         self.misled = False  # whether new pods answer as another training run would
         self.route_first = False  # whether Knative's route has a new split before there is a new revision
         self.starting_seconds = 0  # how long a pod takes to start

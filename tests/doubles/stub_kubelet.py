@@ -271,7 +271,7 @@ class StubKubelet:
     def serve(self, pod, models):
         """Run what is in the pod; with two containers, the transformer after the predictor beside it."""
         predictor = [ROOT / "tests/doubles/sklearn_predictor.py", "--model_name", pod.name.rsplit("-", 2)[0]]
-        transformer = [ROOT / "transformer.py"]
+        transformer = self.programs.get((pod.beside or pod.container).get("image"), [ROOT / "transformer.py"])
         at = {"/mnt/models": str(models)}
         if pod.component == "transformer":
             args = [self.resolve(argument) for argument in pod.container["args"]]

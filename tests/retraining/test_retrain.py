@@ -15,14 +15,10 @@ from botocore.exceptions import ClientError
 
 import retrain as program
 from deployment.deployed_service import keys_in
-from deployment.gateway import Gateway
 from prometheus import Prometheus
 from retraining import canary as canary_module
-from retraining import decision
 from retraining.analysis import Figures
 from retraining.canary import Watch
-from store.client import StoreError
-from store.model_store import ModelStore
 from support.deployment import succeeded, traffic, version
 from support.retraining import decided, run_retrain, service_options
 from support.services import run_training
@@ -31,10 +27,6 @@ from support.topics import KEPT, corpus_of
 
 GOOD = Figures(100, 0, 0.02, 0.02, {})
 DRIFTED = {"TextsHaveDrifted (3m)": 0.31}
-
-
-class Killed(BaseException):
-    """What ends a process at once, as far as this process can play it."""
 
 
 @pytest.fixture(scope="module")
@@ -146,43 +138,6 @@ def test_without_a_reason_or_a_usable_corpus_nothing_is_deployed_and_the_log_say
     assert traffic(cluster) == {serving: 100}
     kept = decisions(store, cluster)[-1]
     assert kept["verdict"] == "rejected" and kept["details"]["gate"]["limits"]["min_kept"] == 0.8
-
-
-STEPS = {
-    "upload": (ModelStore, "upload", StoreError("the store cannot be reached")),
-    "smoke test": (Gateway, "smoke_test", Killed()),
-    "analysis": (canary_module, "fetch_figures", Killed()),
-    "record": (decision, "write", StoreError("the store is full")),
-}
-
-
-@pytest.mark.parametrize("step", STEPS)
-def test_a_run_that_was_killed_or_lost_the_store_is_continued_or_cleaned_up_by_the_next(
-    retrain, cluster, store, with_candidate, monkeypatch, step
-):
-    place, name, problem = STEPS[step]
-    original = getattr(place, name)
-
-    def fail(*arguments):
-        if step == "record" and arguments[1].verdict == "in progress":
-            return original(*arguments)
-        raise problem
-
-    with monkeypatch.context() as patch:
-        patch.setattr(place, name, fail)
-        if isinstance(problem, Killed):
-            with pytest.raises(Killed):
-                retrain()
-        else:
-            done = retrain()
-            assert done.code == 1 and str(problem) in done.err.splitlines()[-1]
-    assert retrain.stable in traffic(cluster) or step == "record"
-    done = retrain()
-    assert done.code == 0, done.err
-    [kept] = decisions(store, cluster)
-    assert kept["verdict"] == "promoted" and traffic(cluster) == {kept["version"]: 100}
-    assert len([key for key in store.list() if key.endswith("/model.joblib")]) == 2
-    assert not [key for key in cluster.api.objects if key[0] == "leases"]
 
 
 def test_a_full_disk_is_an_error_that_leaves_nothing_behind(retrain, cluster, store, with_candidate, tmp_path):

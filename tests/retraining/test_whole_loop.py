@@ -4,7 +4,6 @@ The cluster is the stub of KServe. Scraping and rules run at a second instead of
 """
 
 import base64
-import contextlib
 import json
 import random
 import re
@@ -20,7 +19,7 @@ from retraining.analysis import Limits
 from retraining.canary import Watch
 from support.deployment import stub_kserve, succeeded, traffic, version
 from support.free_port import free_port
-from support.prometheus import configure, pod, query, run_prometheus, wait_for
+from support.prometheus import configure, discovery, query, run_prometheus, wait_for
 from support.retraining import decided, run_retrain, service_options
 from support.services import run_training
 
@@ -79,58 +78,23 @@ class Clients:
             return error.code, []
 
 
-@contextlib.contextmanager
-def repeated(act):
-    """Repeat a function in a thread until the end of the block."""
-    stopped = threading.Event()
-
-    def repeat():
-        while not stopped.wait(0.3):
-            act()
-
-    thread = threading.Thread(target=repeat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stopped.set()
-        thread.join()
-
-
 @pytest.fixture
-def prometheus(tmp_path, cluster):
-    """Prometheus without pods; gives its URL and a function that tells it the pods of the stub."""
+def prometheus(tmp_path):
+    """Prometheus without pods; gives its URL and its folder."""
     folder = tmp_path / "prometheus"
     folder.mkdir()
     config = configure(folder, [], ("services",), "1s")
     rules = folder / "drift.yml"
     rules.write_text(rules.read_text().replace("for: 1m", "for: 5s"))
 
-    def discover(stub):
-        pods = [
-            pod(
-                each.port,
-                pod_name=each.name,
-                namespace=cluster.namespace,
-                pod_label_component=each.component,
-                pod_label_app_kubernetes_io_version=each.template["labels"]["app.kubernetes.io/version"],
-            )
-            for each in stub.all_pods()
-            if each.port
-        ]
-        targets = [{"targets": ["kubernetes:1"], "labels": labels} for labels in pods]
-        if targets != json.loads((folder / "pods.json").read_text()):
-            (folder / "new.json").write_text(json.dumps(targets))
-            (folder / "new.json").rename(folder / "pods.json")
-
     with run_prometheus(config, free_port()) as url:
-        yield url, discover
+        yield url, folder
 
 
 def test_a_new_topic_is_noticed_learned_and_served_without_a_person(
     deploy, cluster, store, prometheus, tmp_path, monkeypatch
 ):
-    url, discover = prometheus
+    url, folder = prometheus
     before, model = tmp_path / "before.jsonl", tmp_path / "model"
     rng = random.Random(1)
     before.write_text("".join(json.dumps({"text": post(rng, n % 19)}) + "\n" for n in range(19 * 60)))
@@ -147,7 +111,7 @@ def test_a_new_topic_is_noticed_learned_and_served_without_a_person(
     with stub_kserve(cluster, tmp_path, serve=True) as stub:
         stable = version(succeeded(deploy(model, ingress=stub.ingress, timeout=240)))
         host = f"textclustering.{cluster.namespace}.example.com"
-        with repeated(lambda: discover(stub)), Clients(stub.ingress, host) as clients:
+        with discovery(folder, stub), Clients(stub.ingress, host) as clients:
             wait_for(lambda: query(url, "sum(textclustering_documents_total) > 400"), 60)
             assert not query(url, DRIFTED), "posts of the nineteen groups are what the model was trained on"
             options = [*service_options(cluster, store, stub.ingress), "--prometheus", url, "--min-new", 300]

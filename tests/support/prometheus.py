@@ -4,6 +4,7 @@ import contextlib
 import json
 import shutil
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -54,6 +55,40 @@ def pod(port: int, **labels) -> dict:
         "pod_label_app_kubernetes_io_version": "of-the-label",
     }
     return {f"__meta_kubernetes_{name}": value for name, value in (known | labels).items() if value is not None}
+
+
+@contextlib.contextmanager
+def discovery(folder: Path, stub):
+    """Tell a Prometheus that was configured in this folder about the pods of a stub of KServe, until the end of the block."""
+    stopped, known = threading.Event(), []
+
+    def follow():
+        while not stopped.wait(0.3):
+            found = [labels_of(each) for each in stub.all_pods() if each.port]
+            if found != known:
+                known[:] = found
+                (folder / "new.json").write_text(
+                    json.dumps([{"targets": ["kubernetes:1"], "labels": pod} for pod in found])
+                )
+                (folder / "new.json").rename(folder / "pods.json")
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def labels_of(stub_pod) -> dict:
+    return pod(
+        stub_pod.port,
+        pod_name=stub_pod.name,
+        namespace=stub_pod.namespace,
+        pod_label_component=stub_pod.component,
+        pod_label_app_kubernetes_io_version=stub_pod.template["labels"]["app.kubernetes.io/version"],
+    )
 
 
 @contextlib.contextmanager
