@@ -32,13 +32,13 @@ import coloredlogs
 from deployment import manifests
 from deployment.arguments import parse_arguments, service_settings
 from deployment.connections import gateway_of, keys_of, request_store_of, require_serving, service_of, store_of
-from deployment.deployed_service import ServiceState, describe_traffic
+from deployment.deployed_service import ServiceState, all_keys, describe_traffic
 from deployment.gateway import sample_texts
 from deployment.isolation import isolate
 from deployment.naming_rules import check_names
 from deployment.preflight import check_canary, check_topology, validate_manifests, warn_of_new_numbers
 from deployment.rollout import give_share, next_attempt, return_to_previous, roll_out, start
-from deployment.room import check_size, log_room
+from deployment.room import check_size, log_room, schedulable_nodes
 from deployment.verification import reasons_logged, send_sample, show_sample
 from deployment.version_table import print_versions
 from failure import BadInput, report_errors
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parse_arguments(argv)
     coloredlogs.install(level=options.log_level)
     # At DEBUG these would log parts of what they send.
-    for name in ("sh", "boto3", "botocore", "s3transfer", "urllib3"):
+    for name in ("boto3", "botocore", "s3transfer", "urllib3"):
         logging.getLogger(name).setLevel(logging.INFO if options.log_level == "DEBUG" else logging.WARNING)
     actions = {
         "analyse": deploy_and_analyse,
@@ -88,7 +88,8 @@ def deploy(options: argparse.Namespace) -> None:
     if options.canary:
         check_canary(before, options.model_name, version.name)
     has_namespace = validate_manifests(deployed.kubectl, settings, version.name)
-    check_size(deployed.kubectl, settings)
+    nodes = schedulable_nodes(deployed.kubectl)
+    check_size(nodes, settings)
 
     store.create_bucket()
     store.copy_shared(before.versions())
@@ -101,7 +102,7 @@ def deploy(options: argparse.Namespace) -> None:
 
     content = manifests.Content(version.name, manifests.credentials_name(settings, keys), record["uploaded"])
     service = manifests.inference_service(settings, next_attempt(before, settings, content))
-    log_room(deployed.kubectl, before, settings, service)
+    log_room(deployed.kubectl, nodes, before, settings, service)
     if not options.wait:
         start(deployed, before, service, options.timeout)
         log_not_waiting(options, before)
@@ -144,7 +145,7 @@ def promote(options: argparse.Namespace) -> None:
     if state.canary_percent is None:
         raise BadInput(f"{deployed.name} has no canary to promote: deploy one with --canary PERCENT")
     served = state.serving(except_newest=True)
-    state = give_share(deployed, state.spec, None, served, options.timeout)
+    state = give_share(deployed, state, None, served, options.timeout)
     log.info("Traffic: %s", describe_traffic(state.traffic()))
     send_sample(gateway_of(options), deployed, state)
 
@@ -158,7 +159,7 @@ def roll_back(options: argparse.Namespace) -> None:
             f"{deployed.name} runs in KServe's Standard mode, which keeps no previous version: "
             "deploy the earlier files again"
         )
-    state = return_to_previous(deployed, options.timeout)
+    state = return_to_previous(deployed, state, options.timeout)
     log.info("Traffic: %s", describe_traffic(state.traffic()))
     send_sample(gateway_of(options), deployed, state)
 
@@ -177,7 +178,8 @@ def list_versions(options: argparse.Namespace) -> None:
 def delete(options: argparse.Namespace) -> None:
     deployed, store = service_of(options), store_of(options)
     used_elsewhere = deployed.used_elsewhere() if options.delete_artefacts else set()
-    keys = [*deployed.keys(), *deployed.keys(manifests.RECORDER_KEYS)]
+    secrets = deployed.secrets()
+    keys = [*all_keys(secrets), *all_keys(secrets, manifests.RECORDER_KEYS)]
     delete_service_users(store, options.model_name, keys)
     deployed.delete()
     if options.delete_requests:

@@ -3,7 +3,7 @@
 import argparse
 from typing import TypeVar
 
-from deployment.deployed_service import DeployedService, ServiceState
+from deployment.deployed_service import DeployedService, ServiceState, all_keys
 from deployment.gateway import Gateway
 from deployment.kubectl import Kubectl
 from deployment.manifests import RECORDER_KEYS, ServiceKeys
@@ -19,14 +19,15 @@ Bucket = TypeVar("Bucket", bound=DeployerBucket)
 
 def keys_of(options: argparse.Namespace, deployed: DeployedService, store: ModelStore) -> ServiceKeys:
     """The keys of the service's store users, which are created where there are none."""
-    reader = service_keys(store, options.model_name, deployed.keys(), options.share_keys)
+    secrets = deployed.secrets()
+    reader = service_keys(store, options.model_name, all_keys(secrets), options.share_keys)
     if not options.record_requests:
         return ServiceKeys(reader, None)
     requests = request_store_of(options)
     requests.create_bucket()
     if options.record_days:  # retrain.py leaves the rule as it is
         requests.set_expiry(options.record_days)
-    current = deployed.keys(RECORDER_KEYS)
+    current = all_keys(secrets, RECORDER_KEYS)
     return ServiceKeys(reader, recorder_keys(requests, options.model_name, current, options.share_keys))
 
 

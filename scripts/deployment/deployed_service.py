@@ -194,8 +194,7 @@ class DeployedService:
 
     def __init__(self, kubectl: Kubectl, name: str) -> None:
         self.kubectl, self.name = kubectl, name
-        known = kubectl.kinds()
-        self.kinds = [kind for kind in (KSERVE_KIND, *KNATIVE_KINDS, "pods") if kind in (*known, "pods")]
+        self.kinds = [*kubectl.kinds(), "pods"]
 
     def fetch(self) -> ServiceState:
         """Read the state with a single call, so that its parts are consistent."""
@@ -207,17 +206,13 @@ class DeployedService:
             found["InferenceService"].get(self.name), found["Revision"], found["Route"], list(found["Pod"].values())
         )
 
-    def keys(self, names: tuple[str, str] = READER_KEYS) -> list[tuple[str, str]]:
-        """(access key, secret key) of each Secret of the service's versions, the latest first.
-
-        Args:
-            names: of the two keys in the Secrets.
-        """
+    def secrets(self) -> list[KubernetesObject]:
+        """The Secrets of the service's versions, the latest first."""
         selector = f"--selector={SERVICE_LABEL}={self.name}"
         secrets = (self.kubectl.get("secret", selector) or {"items": []})["items"]
         secrets.sort(key=lambda secret: secret["metadata"]["creationTimestamp"], reverse=True)
         shared = self.kubectl.get("secret", self.name)  # of all versions, until each got its own
-        return [keys for secret in [*secrets, *([shared] if shared else [])] if (keys := keys_in(secret, names))]
+        return [*secrets, *([shared] if shared else [])]
 
     def bind_credentials(self, state: ServiceState) -> None:
         """Let Kubernetes delete credentials together with the last revision that uses them."""
@@ -321,16 +316,22 @@ class DeployedService:
         log.info("kubectl: %s", output or f"no InferenceService {self.name}")
         selector = f"--selector={SERVICE_LABEL}={self.name}"
         kinds = ",".join((*CREDENTIAL_KINDS, NETWORK_POLICY_KIND))
-        outputs = [self.kubectl.run("delete", kinds, selector, *namespace, "--ignore-not-found")]
-        for kind, name in (
-            ("secret", self.name),
-            ("serviceaccount", self.name),
-            ("configmap", f"{self.name}-store-ca"),
-        ):
-            outputs.append(self.kubectl.run("delete", kind, name, *namespace, "--ignore-not-found"))
+        earlier = (f"secret/{self.name}", f"serviceaccount/{self.name}", f"configmap/{self.name}-store-ca")
+        outputs = [
+            self.kubectl.run("delete", *what, *namespace, "--ignore-not-found") for what in ((kinds, selector), earlier)
+        ]
         for line in "".join(outputs).splitlines():
             if "No resources found" not in line:
                 log.info("kubectl: %s", line)
+
+
+def all_keys(secrets: list[KubernetesObject], names: tuple[str, str] = READER_KEYS) -> list[tuple[str, str]]:
+    """(access key, secret key) of each Secret that has both.
+
+    Args:
+        names: of the two keys in the Secrets.
+    """
+    return [keys for secret in secrets if (keys := keys_in(secret, names))]
 
 
 def keys_in(secret: KubernetesObject, names: tuple[str, str] = READER_KEYS) -> tuple[str, str] | None:

@@ -3,14 +3,13 @@
 import json
 import logging
 import re
-
-import sh
+import subprocess
 
 from deployment.manifests import KubernetesObject, dump
 from failure import BadInput, Failure
-from model.artefacts import signals_held
 
 SERVER_SIDE = ("--server-side", "--force-conflicts", "--field-manager=deploy-service", "-f", "-")
+KSERVE_API, KNATIVE_API = "serving.kserve.io/v1beta1", "serving.knative.dev/v1"
 KSERVE_KIND = "inferenceservices.serving.kserve.io"
 KNATIVE_KINDS = ("revisions.serving.knative.dev", "routes.serving.knative.dev")
 UNREACHABLE = (
@@ -46,15 +45,14 @@ class Kubectl:
 
     def run(self, *args: str, stdin: str = "") -> str:
         """Return the output of kubectl. Raises KubectlFailed, or BadInput without kubectl or context."""
+        command = ["kubectl", *args, *self.options]
         try:
-            with signals_held():  # sh forks Python, which would drop a Ctrl-C that arrives in between
-                running = sh.kubectl(*args, *self.options, _in=stdin, _bg=True, _bg_exc=False, _decode_errors="replace")
-            running.wait()
-        except sh.CommandNotFound:
+            done = subprocess.run(command, input=stdin, capture_output=True, encoding="utf-8", errors="replace")
+        except FileNotFoundError:
             raise BadInput("kubectl is not installed or not in PATH: https://kubernetes.io/docs/tasks/tools/") from None
-        except sh.ErrorReturnCode as error:
-            raise self.failure(args[0], error.stderr.decode(errors="replace").strip()) from None
-        return str(running)
+        if done.returncode:
+            raise self.failure(args[0], done.stderr.strip())
+        return done.stdout
 
     def failure(self, verb: str, stderr: str) -> Failure:
         """The exception that explains an error output of kubectl."""
@@ -107,27 +105,19 @@ class Kubectl:
         for line in self.run("apply", *SERVER_SIDE, stdin=dump(*manifests)).splitlines():
             log.info("kubectl: %s", line)
 
-    def kinds(self) -> set[str]:
+    def kinds(self) -> list[str]:
         """Those kinds of KServe and Knative that the cluster has. Raises Failure unless it answers and has KServe.
 
-        Each group is requested by name: kubectl api-resources fails as a whole if any aggregated API is down.
+        From the list of API groups: kubectl api-resources fails as a whole if any aggregated API is down.
         """
-        kinds = set(self.kinds_of("serving.kserve.io/v1beta1"))
-        if KSERVE_KIND not in kinds:
+        groups = json.loads(self.run("get", "--raw", "/apis"))["groups"]
+        versions = {version["groupVersion"] for group in groups for version in group["versions"]}
+        if KSERVE_API not in versions:
             raise Failure(
                 "KServe is not installed in this cluster (no InferenceService kind): install it, or choose "
                 "another --context"
             )
-        return kinds | set(self.kinds_of("serving.knative.dev/v1"))
-
-    def kinds_of(self, group_version: str) -> list[str]:
-        try:
-            found = json.loads(self.run("get", "--raw", f"/apis/{group_version}"))
-        except KubectlFailed as error:
-            if error.not_found:
-                return []
-            raise
-        return [f"{kind['name']}.{group_version.partition('/')[0]}" for kind in found["resources"]]
+        return [KSERVE_KIND, *(KNATIVE_KINDS if KNATIVE_API in versions else ())]
 
     def has_namespace(self) -> bool:
         """Whether the namespace exists. Raises Failure while it is being deleted."""

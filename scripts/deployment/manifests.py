@@ -1,6 +1,7 @@
 """Build the Kubernetes objects of a service from its settings."""
 
 import base64
+import functools
 import hashlib
 import json
 import re
@@ -124,8 +125,12 @@ def credentials_name(settings: ServiceSettings, keys: ServiceKeys | None = None)
     content += (keys and keys.reader,)
     if settings.record_requests:
         content += (keys and keys.recorder,)
-    digest = hashlib.scrypt(json.dumps(content).encode(), salt=b"mlops-poc", n=2**14, r=8, p=1, dklen=5)
-    return f"{settings.name}-store-{digest.hex()}"
+    return f"{settings.name}-store-{expensive_digest(json.dumps(content))}"
+
+
+@functools.cache
+def expensive_digest(text: str) -> str:
+    return hashlib.scrypt(text.encode(), salt=b"mlops-poc", n=2**14, r=8, p=1, dklen=5).hex()
 
 
 def credentials(settings: ServiceSettings, keys: ServiceKeys | None = None) -> list[KubernetesObject]:

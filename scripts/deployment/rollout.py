@@ -81,22 +81,23 @@ def roll_out(
         apply(deployed, before, service, gateway.timeout)
         if held:
             keep_serving(deployed, before, spec, gateway.timeout)
-        wait_until_ready(deployed, spec, gateway.timeout)
-        record_ready(deployed)
+        ready = wait_until_ready(deployed, spec, gateway.timeout)
+        record_ready(deployed, ready)
         if not held:
             return wait_for_share(deployed, spec, 100, gateway.timeout)
-        gateway.smoke_test(make_newest_the_standby(deployed, spec, gateway.timeout), clusters)
+        gateway.smoke_test(make_newest_the_standby(deployed, ready, gateway.timeout), clusters)
     except (NotReady, WrongAnswer, NoAnswer) as error:
         if isinstance(error, NoAnswer) and not error.reached:
             raise
         withdraw(deployed, spec, before)
         raise type(error)(f"{error}{describe_serving(gateway, deployed.fetch())}") from None
-    return give_share(deployed, spec, canary, before.serving(), gateway.timeout)
+    tested = deployed.fetch()
+    tested.check_not_replaced(spec)
+    return give_share(deployed, tested, canary, before.serving(), gateway.timeout)
 
 
-def record_ready(deployed: DeployedService) -> None:
+def record_ready(deployed: DeployedService, state: ServiceState) -> None:
     """Record that the newest revisions have been ready, and what they use."""
-    state = deployed.fetch()
     deployed.bind_credentials(state)
     if state.on_knative:
         deployed.annotate_revisions([state.newest(name) for name in state.components], {READY_ANNOTATION: "true"})
@@ -209,27 +210,23 @@ def rolled_out(state: ServiceState, component: str) -> str | None:
     return state.component(component).get("latestRolledoutRevision")
 
 
-def make_newest_the_standby(deployed: DeployedService, spec: KubernetesObject, timeout: float) -> str:
+def make_newest_the_standby(deployed: DeployedService, state: ServiceState, timeout: float) -> str:
     """Give the newest version an address without giving it the service's requests. Returns its host."""
-    state = deployed.fetch()
-    state.check_not_replaced(spec)
     deployed.set_standby(state, [state.newest(name) for name in reversed(state.components)])
     return wait_for_standby(deployed, state.newest(), timeout)
 
 
 def give_share(
-    deployed: DeployedService, spec: KubernetesObject, percent: int | None, served: list[str], timeout: float
+    deployed: DeployedService, state: ServiceState, percent: int | None, served: list[str], timeout: float
 ) -> ServiceState:
     """Give the newest version its share of the requests, or all with None.
 
     Args:
-        spec: of the newest version; raises Replaced if it is another one.
+        state: of now. Raises Replaced if the newest version has become another one.
         served: the revisions that got the requests so far; when they get none any more they become the standby.
     """
-    state = deployed.fetch()
-    state.check_not_replaced(spec)
     deployed.set_canary(percent, state)
-    state = wait_for_share(deployed, spec, percent or 100, timeout)
+    state = wait_for_share(deployed, state.spec, percent or 100, timeout)
     if percent is None:
         deployed.set_standby(state, served)
     return state
@@ -260,14 +257,16 @@ def withdraw(deployed: DeployedService, spec: KubernetesObject, before: ServiceS
 # ------------------------------------------------------------------------------------------------------ roll back
 
 
-def return_to_previous(deployed: DeployedService, timeout: float) -> ServiceState:
+def return_to_previous(deployed: DeployedService, state: ServiceState, timeout: float) -> ServiceState:
     """Give all requests to the version before the one that serves.
+
+    Args:
+        state: of now.
 
     Raises:
         BadInput: there is no such version.
         Failure: the requests do not move.
     """
-    state = deployed.fetch()
     previous = previous_revision(state)
     if previous is None:
         log.info("Rolled back already")

@@ -38,13 +38,18 @@ STORAGE_INITIALIZER = Room(0.1, 100 * 2**20)
 AGENT = Room(0.1, 100 * 2**20)  # KServe's logger: "agent" in inferenceservice-config
 
 
-def check_size(kubectl: Kubectl, settings: ServiceSettings) -> None:
-    """Raises BadInput if a pod requests more than any node has."""
+def schedulable_nodes(kubectl: Kubectl) -> list[KubernetesObject] | None:
+    """The nodes that take pods; None if this user may not read them."""
     try:
-        sizes = [room_of(node["status"].get("allocatable", {})) for node in schedulable_nodes(kubectl)]
+        return [node for node in kubectl.get_all("nodes") if is_schedulable(node)]
     except KubectlFailed as error:
         log.debug("Whether a node can hold a pod of the new version is not known: %s", error)
-        return
+        return None
+
+
+def check_size(nodes: list[KubernetesObject] | None, settings: ServiceSettings) -> None:
+    """Raises BadInput if a pod requests more than any node has."""
+    sizes = [room_of(node["status"].get("allocatable", {})) for node in nodes or []]
     pod = new_pods(settings)[0]
     if sizes and not any(size.holds(pod) for size in sizes):
         raise BadInput(
@@ -53,20 +58,27 @@ def check_size(kubectl: Kubectl, settings: ServiceSettings) -> None:
         )
 
 
-def log_room(kubectl: Kubectl, state: ServiceState, settings: ServiceSettings, service: KubernetesObject) -> None:
+def log_room(
+    kubectl: Kubectl,
+    nodes: list[KubernetesObject] | None,
+    state: ServiceState,
+    settings: ServiceSettings,
+    service: KubernetesObject,
+) -> None:
     """Log whether the pods that a deployment creates fit beside what runs, and what happens if they do not.
 
     Args:
+        nodes: those that take pods; None if they are not known, and nothing is logged.
         state: before the deployment.
         service: the InferenceService to apply. Its pods that run already, from an earlier attempt, are not created again.
     """
     digest = signature(next(iter(service["spec"].values())))
     own = [pod for pod in state.pods if signature(pod) == digest and not is_ending(pod)]
     wanted = new_pods(settings)[len(own) :]
-    if not wanted:
+    if not wanted or nodes is None:
         return
     try:
-        nodes, pods = schedulable_nodes(kubectl), kubectl.get_all("pods")
+        pods = kubectl.get_all("pods")
     except KubectlFailed as error:
         log.debug("Whether there is room for the new pods is not known: %s", error)
         return
@@ -109,10 +121,6 @@ def pod_room(*containers: Room) -> Room:
         max(sum(room.cpu for room in (*containers, QUEUE_PROXY)), STORAGE_INITIALIZER.cpu),
         max(sum(room.memory for room in (*containers, QUEUE_PROXY)), STORAGE_INITIALIZER.memory),
     )
-
-
-def schedulable_nodes(kubectl: Kubectl) -> list[KubernetesObject]:
-    return [node for node in kubectl.get_all("nodes") if is_schedulable(node)]
 
 
 def is_ending(pod: KubernetesObject) -> bool:

@@ -55,8 +55,11 @@ def wait_for_predictor_revision(deployed: DeployedService, spec: KubernetesObjec
     raise Failure(f"KServe created no predictor of {deployed.name} in {timeout} s: {unmet_conditions(state)}")
 
 
-def wait_until_ready(deployed: DeployedService, spec: KubernetesObject, timeout: float) -> None:
+def wait_until_ready(deployed: DeployedService, spec: KubernetesObject, timeout: float) -> ServiceState:
     """Log each change until all parts are ready. Without room for the pods, scale the versions without requests to zero.
+
+    Returns:
+        The state in which they are.
 
     Raises:
         NotReady: a part is stuck, or it takes too long; the reasons are in the log.
@@ -73,7 +76,7 @@ def wait_until_ready(deployed: DeployedService, spec: KubernetesObject, timeout:
                 log.info("%s: %s", part, progress)
         logged = parts
         if set(parts.values()) == {"ready"}:
-            return
+            return state
         no_room = any(is_unschedulable(pod) for pod in pods)
         if no_room:
             make_room(deployed, state, spec)

@@ -80,10 +80,10 @@ def watch_canary(trial: Trial, started: Decision) -> Decision:
     if not is_canary(state, started.version):
         conclusion = superseded(state)
     elif conclusion.verdict == PROMOTED:
-        state = give_share(trial.deployed, state.spec, None, state.serving(except_newest=True), trial.timeout)
+        state = give_share(trial.deployed, state, None, state.serving(except_newest=True), trial.timeout)
         log.info("Traffic: %s", describe_traffic(state.traffic()))
     elif conclusion.verdict == ROLLED_BACK:
-        state = return_to_previous(trial.deployed, trial.timeout)
+        state = return_to_previous(trial.deployed, state, trial.timeout)
         log.info("Traffic: %s", describe_traffic(state.traffic()))
         scale_to_zero(trial.deployed, state, [state.newest(name) for name in state.components])
     elif conclusion.verdict == INCONCLUSIVE:

@@ -99,10 +99,9 @@ def room_line(caplog, cpus, pods):
     status = {"components": {"transformer": {"traffic": [{"revisionName": SERVING, "percent": 100}]}}}
     revisions = {name: {"metadata": {"labels": {"app.kubernetes.io/version": f"v-{name}"}}} for name in (SERVING, IDLE)}
     state = ServiceState({"spec": {"predictor": {}, "transformer": {}}, "status": status}, revisions, {}, pods)
-    found = {"nodes": [node("a", cpus)], "pods": pods}
     caplog.set_level(logging.INFO)
     caplog.clear()
-    log_room(SimpleNamespace(get_all=found.get), state, settings(), service)
+    log_room(SimpleNamespace(get_all={"pods": pods}.get), [node("a", cpus)], state, settings(), service)
     return " ".join(caplog.messages)
 
 
