@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parse_arguments(argv)
     coloredlogs.install(level=options.log_level)
     # At DEBUG these would log parts of what they send.
-    for name in ("boto3", "botocore", "s3transfer", "urllib3"):
+    for name in ("sh", "boto3", "botocore", "s3transfer", "urllib3"):
         logging.getLogger(name).setLevel(logging.INFO if options.log_level == "DEBUG" else logging.WARNING)
     actions = {
         "analyse": deploy_and_analyse,

@@ -57,7 +57,7 @@ log = logging.getLogger("retrain")
 def main(argv: list[str] | None = None) -> None:
     options = parse_arguments(argv)
     coloredlogs.install(level=options.log_level)
-    for name in ("boto3", "botocore", "s3transfer", "urllib3"):
+    for name in ("sh", "boto3", "botocore", "s3transfer", "urllib3"):
         logging.getLogger(name).setLevel(logging.WARNING)
     exit_on_termination()
     with report_errors(log, "what was serving still does; run this again to continue"):

@@ -3,10 +3,12 @@
 import json
 import logging
 import re
-import subprocess
+
+import sh
 
 from deployment.manifests import KubernetesObject, dump
 from failure import BadInput, Failure
+from model.artefacts import signals_held
 
 SERVER_SIDE = ("--server-side", "--force-conflicts", "--field-manager=deploy-service", "-f", "-")
 KSERVE_API, KNATIVE_API = "serving.kserve.io/v1beta1", "serving.knative.dev/v1"
@@ -45,14 +47,15 @@ class Kubectl:
 
     def run(self, *args: str, stdin: str = "") -> str:
         """Return the output of kubectl. Raises KubectlFailed, or BadInput without kubectl or context."""
-        command = ["kubectl", *args, *self.options]
         try:
-            done = subprocess.run(command, input=stdin, capture_output=True, encoding="utf-8", errors="replace")
-        except FileNotFoundError:
+            with signals_held():  # sh forks Python, which would drop a Ctrl-C that arrives in between
+                running = sh.kubectl(*args, *self.options, _in=stdin, _bg=True, _bg_exc=False, _decode_errors="replace")
+            running.wait()
+        except sh.CommandNotFound:
             raise BadInput("kubectl is not installed or not in PATH: https://kubernetes.io/docs/tasks/tools/") from None
-        if done.returncode:
-            raise self.failure(args[0], done.stderr.strip())
-        return done.stdout
+        except sh.ErrorReturnCode as error:
+            raise self.failure(args[0], error.stderr.decode(errors="replace").strip()) from None
+        return str(running)
 
     def failure(self, verb: str, stderr: str) -> Failure:
         """The exception that explains an error output of kubectl."""
