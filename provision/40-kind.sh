@@ -3,8 +3,8 @@
 source "$(dirname "$0")/functions.sh"
 
 # shellcheck disable=SC2153 # from versions.env
-provide_image "$NODE_IMAGE" docker
 kind_image=$(mapped_image "$NODE_IMAGE")
+provide_image "$kind_image" docker
 
 cluster_exists() { kind get clusters | grep --line-regexp "$CLUSTER_NAME"; }
 # An interrupted "kind create cluster" leaves a container without a working API server, and its exit status is 0 even

@@ -27,7 +27,7 @@ provide_built_image() { # provide_built_image STAGE IMAGE
   elif ! already docker exec "$NODE" crictl inspecti --quiet "$2"; then
     [[ -z $MIRROR_DIR ]] || log "the mirror has no image of this version of the project, which needs a network; update it with provision/mirror.sh"
     announce "building $2"
-    provide_image "$PYTHON_IMAGE" docker
+    provide_image "$base" docker
     build_image "$@"
     run kind load docker-image --name "$CLUSTER_NAME" "$2"
   fi

@@ -1,24 +1,25 @@
 #!/usr/bin/env python3
-"""Manifest filters for the provisioning steps: from standard input to standard output.
+"""Replace the images of the manifest on standard input, and split it for the provisioning steps.
 
-usage: manifests.py images       list the images in the manifest, one per line
-       manifests.py map [MAP…]   replace images; a MAP has lines of "reference replacement"
-       manifests.py types        keep only the resource types (CustomResourceDefinitions)
-       manifests.py objects      keep everything else
+usage: manifests.py map [MAP…]            print the manifest with its images replaced; a MAP has lines of
+                                          "reference replacement"
+       manifests.py split FOLDER [MAP…]   the same into files of FOLDER: types.yaml (CustomResourceDefinitions),
+                                          objects.yaml (everything else) and images (one per line)
 
 Images are found in containers, in the JSON of a ConfigMap, in arguments and in environment variables.
-"map" also replaces imagePullPolicy Always by IfNotPresent: every image is loaded into the node beforehand, and without
-a registry Always would fail.
+imagePullPolicy Always becomes IfNotPresent: every image is loaded into the node beforehand, and without a registry
+Always would fail.
 """
 
 import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 REFERENCE = r"[a-z0-9][a-zA-Z0-9._/-]*(?::[0-9]+/[a-z0-9._/-]+)?(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
 # image: X, "image" : "X", queue-sidecar-image: X, --acme-http01-solver-image=X, and "X_IMAGE" followed by its value
 NAMED = re.compile(
-    rf"""(?:[A-Za-z0-9_.-]*image["']?\s*[:=]\s*|_IMAGE["']?\s*\n\s*value:\s*)["']?({REFERENCE})["']?\s*(?:[,}}]|$)""",
+    rf"""(?:image["']?\s*[:=]\s*|_IMAGE["']?\s*\n\s*value:\s*)["']?({REFERENCE})["']?\s*(?:[,}}]|$)""",
     re.IGNORECASE | re.MULTILINE,
 )
 
@@ -46,13 +47,16 @@ def spellings(reference: str) -> list[str]:
 
 def read_map(path: str) -> Iterator[tuple[str, str]]:
     """Yield the references and replacements of an image map."""
-    with open(path, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            fields = line.split("#", 1)[0].split()
-            if fields and len(fields) != 2:
-                sys.exit(f'error: {path}, line {number}: expected "reference replacement", found: {line.strip()}')
-            if fields:
-                yield fields[0], fields[1]
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        sys.exit(f"error: cannot read the image map {path}: {error.strerror}")
+    for number, line in enumerate(lines, start=1):
+        fields = line.split("#", 1)[0].split()
+        if fields and len(fields) != 2:
+            sys.exit(f'error: {path}, line {number}: expected "reference replacement", found: {line.strip()}')
+        if fields:
+            yield fields[0], fields[1]
 
 
 def map_images(manifest: str, maps: list[str]) -> str:
@@ -60,11 +64,12 @@ def map_images(manifest: str, maps: list[str]) -> str:
     for path in maps:
         for reference, replacement in read_map(path):
             for spelling in spellings(reference):
-                manifest = re.sub(
-                    rf"(?<![A-Za-z0-9_./:@-]){re.escape(spelling)}(?![A-Za-z0-9_./:@-])",
-                    replacement.replace("\\", r"\\"),
-                    manifest,
-                )
+                if spelling in manifest:  # most are not, and this search is much faster than that for whole words
+                    manifest = re.sub(
+                        rf"(?<![A-Za-z0-9_./:@-]){re.escape(spelling)}(?![A-Za-z0-9_./:@-])",
+                        replacement.replace("\\", r"\\"),
+                        manifest,
+                    )
     return re.sub(r"(imagePullPolicy[\"']?\s*:\s*[\"']?)Always\b", r"\1IfNotPresent", manifest)
 
 
@@ -77,19 +82,21 @@ def documents(manifest: str, are_types: bool) -> str:
     return "---\n".join(part if part.endswith("\n") else part + "\n" for part in chosen)
 
 
+def split(manifest: str, folder: Path) -> None:
+    """Write the resource types, all other objects, and the list of the images to files of a folder."""
+    (folder / "types.yaml").write_text(documents(manifest, are_types=True), encoding="utf-8")
+    (folder / "objects.yaml").write_text(documents(manifest, are_types=False), encoding="utf-8")
+    (folder / "images").write_text("".join(f"{image}\n" for image in list_images(manifest)), encoding="utf-8")
+
+
 def main(arguments: list[str]) -> None:
-    if arguments == ["images"]:
-        for image in list_images(sys.stdin.read()):
-            print(image)
-    elif arguments in (["types"], ["objects"]):
-        sys.stdout.write(documents(sys.stdin.read(), are_types=arguments == ["types"]))
-    elif arguments[:1] == ["map"]:
-        try:
-            sys.stdout.write(map_images(sys.stdin.read(), arguments[1:]))
-        except OSError as error:
-            sys.exit(f"error: cannot read the image map {error.filename}: {error.strerror}")
-    else:
-        sys.exit(__doc__)
+    match arguments:
+        case ["map", *maps]:
+            sys.stdout.write(map_images(sys.stdin.read(), maps))
+        case ["split", folder, *maps]:
+            split(map_images(sys.stdin.read(), maps), Path(folder))
+        case _:
+            sys.exit(__doc__)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ for tool in docker curl jq python3; do
     exit 2
   }
 done
-python3 -m pip --version >/dev/null 2>&1 || {
+python3 -c 'import pip' 2>/dev/null || {
   echo "error: pip is not installed; a mirror needs it. On Debian and Ubuntu: apt-get install python3-pip" >&2
   exit 2
 }

@@ -7,14 +7,16 @@ image_maps=()
 [[ -z $IMAGE_MAP ]] || image_maps+=("$IMAGE_MAP")
 [[ -z $MIRROR_DIR || $MODE == mirror || ! -f $MIRROR_DIR/image-map ]] || image_maps+=("$MIRROR_DIR/image-map")
 
-mapped_image() { run_python "$PROVISION/manifests.py" map "${image_maps[@]}" <<<"$1"; } # mapped_image REFERENCE: prints its replacement
+mapped_image() { # mapped_image REFERENCE: prints its replacement
+  if ((${#image_maps[@]} == 0)); then echo "$1"; else run_python "$PROVISION/manifests.py" map "${image_maps[@]}" <<<"$1"; fi
+}
 
 archive_name() { echo "images/$(tr '/:@' '___' <<<"$1").tar"; }
 
-# Makes an image available in the node, or in this machine's Docker: provide_image REFERENCE [docker]
+# Makes an image, whose reference is mapped already, available in the node or in this machine's Docker:
+# provide_image REFERENCE [docker]
 provide_image() {
-  local reference target=${2:-node} archive
-  reference=$(mapped_image "$1")
+  local reference=$1 target=${2:-node} archive
   if [[ $MODE == mirror ]]; then
     mirror_image "$reference"
     return

@@ -20,12 +20,10 @@ render_kustomization() {
 # Applies the manifest on standard input: replaces images by the image map, loads them into the node, and applies the
 # CustomResourceDefinitions before the objects, which may be instances of them.
 apply() {
-  local manifest=$WORK/manifest.yaml reference types
-  run_python "$PROVISION/manifests.py" map "${image_maps[@]}" >"$manifest"
-  while read -r reference; do provide_image "$reference" </dev/null; done < <(run_python "$PROVISION/manifests.py" images <"$manifest")
+  local reference types
+  run_python "$PROVISION/manifests.py" split "$WORK" "${image_maps[@]}"
+  while read -r reference; do provide_image "$reference" </dev/null; done <"$WORK/images"
   [[ $MODE != mirror ]] || return 0
-  run_python "$PROVISION/manifests.py" types <"$manifest" >"$WORK/types.yaml"
-  run_python "$PROVISION/manifests.py" objects <"$manifest" >"$WORK/objects.yaml"
   if [[ -s $WORK/types.yaml ]]; then
     apply_file "$WORK/types.yaml"
     mapfile -t types < <(sed -n 's|^  name: |crd/|p' "$WORK/types.yaml")

@@ -102,7 +102,7 @@ def test_image_is_mirrored_from_a_registry_and_loaded_into_docker(tmp_path, dige
     assert again.returncode == 0 and again.stdout == ""
 
     forget()
-    loaded = step(f"provide_image {reference} docker", MIRROR_DIR=str(tmp_path))
+    loaded = step(f"provide_image $(mapped_image {reference}) docker", MIRROR_DIR=str(tmp_path))
     assert loaded.returncode == 0, loaded.stderr
     docker("image", "inspect", replacement)
     assert f"Loaded image: {replacement}" in loaded.stdout

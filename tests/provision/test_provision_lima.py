@@ -52,11 +52,10 @@ def limactl(shared_folder):
     folder.mkdir(parents=True, exist_ok=True)
     with made_once(folder / "limactl") as first:
         if first:
-            subprocess.run(["cp", "-r", "--no-preserve=mode", download_of(LIMA, "."), folder / "source"], check=True)
-            version = f"-X github.com/lima-vm/lima/pkg/version.Version={LIMA.rpartition('@v')[2]}"
-            build = ["go", "build", "-ldflags", version, "-o", folder / "limactl", "./cmd/limactl"]
-            subprocess.run(build, cwd=folder / "source", env=os.environ | {"CGO_ENABLED": "0"}, check=True)
-            shutil.rmtree(folder / "source")
+            # Without symbols: linking them takes half of the time.
+            flags = f"-s -w -X github.com/lima-vm/lima/pkg/version.Version={LIMA.rpartition('@v')[2]}"
+            build = ["go", "build", "-ldflags", flags, "-o", folder / "limactl", "./cmd/limactl"]
+            subprocess.run(build, cwd=download_of(LIMA, "."), env=os.environ | {"CGO_ENABLED": "0"}, check=True)
     return folder / "limactl"
 
 

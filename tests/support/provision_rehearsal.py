@@ -32,15 +32,25 @@ def layer_folder(shared_folder):
 
 
 @pytest.fixture(scope="session")
-def small(tmp_path_factory, layer_folder):
-    return upstream_files.small_files(tmp_path_factory.mktemp("small") / "files", layer_folder)
+def small(shared_folder, layer_folder):
+    return made_files(upstream_files.small_files, shared_folder / "small", layer_folder)
 
 
 @pytest.fixture(scope="session")
-def real(tmp_path_factory, layer_folder):
+def real(shared_folder, layer_folder):
     if not shutil.which("go"):
         pytest.skip("Go is needed to get upstream's manifests out of the module proxy")
-    return upstream_files.real_files(tmp_path_factory.mktemp("real") / "files", layer_folder)
+    return made_files(upstream_files.real_files, shared_folder / "real", layer_folder)
+
+
+def made_files(make, folder, layer_folder):
+    """What make(folder, layer_folder) returned to the first process that needed it."""
+    made = folder.with_suffix(".json")
+    with made_once(folder) as first:
+        if first:
+            files, environment = make(folder, layer_folder)
+            made.write_text(json.dumps([{address: str(path) for address, path in files.items()}, environment]))
+    return json.loads(made.read_text())
 
 
 def lay_out(folder):
@@ -146,7 +156,7 @@ def is_type(manifest):
 
 def manifests_py(*arguments, text):
     return subprocess.run(
-        ["python3", PROVISION / "manifests.py", *arguments], input=text, capture_output=True, text=True
+        [sys.executable, PROVISION / "manifests.py", *arguments], input=text, capture_output=True, text=True
     )
 
 

@@ -3,27 +3,42 @@
 STAND_IN_STATE     the folder
 STAND_IN_PACKAGES  site-packages with PyYAML: the python3 of a tested script needs none
 STAND_IN_KILL      "before|after TEXT": kills the whole process group when a call contains TEXT, once
+
+A run starts the doubles hundreds of times: they import only what every call needs, the rest where it is used.
 """
 
-import json
 import os
-import signal
 import sys
-from pathlib import Path
 
 sys.path.append(os.environ["STAND_IN_PACKAGES"])  # where PyYAML is
-FOLDER = Path(os.environ["STAND_IN_STATE"])
+FOLDER = os.environ["STAND_IN_STATE"]
 
 
 def load(name, default):
-    path = FOLDER / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else default
+    import json
+
+    try:
+        with open(f"{FOLDER}/{name}.json", encoding="utf-8") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        return default
 
 
 def save(name, value):
-    part = FOLDER / f"{name}.part"
-    part.write_text(json.dumps(value, indent=1, sort_keys=True))
-    part.rename(FOLDER / f"{name}.json")
+    import json
+
+    with open(f"{FOLDER}/{name}.part", "w", encoding="utf-8") as part:
+        part.write(json.dumps(value, sort_keys=True))
+    os.rename(f"{FOLDER}/{name}.part", f"{FOLDER}/{name}.json")
+
+
+def image_in(archive):
+    """The reference of the image in an archive of "docker save"."""
+    import json
+    import tarfile
+
+    with tarfile.open(archive) as tar:
+        return json.load(tar.extractfile("manifest.json"))[0]["RepoTags"][0]
 
 
 def die(message, status=1):
@@ -32,16 +47,16 @@ def die(message, status=1):
 
 
 def log(what, call):
-    with open(FOLDER / "calls.log", "a", encoding="utf-8") as calls:
+    with open(f"{FOLDER}/calls.log", "a", encoding="utf-8") as calls:
         calls.write(f"{what} {call}\n")
 
 
 def kill_if_asked(moment, call):
     asked_moment, _, text = os.environ.get("STAND_IN_KILL", "").partition(" ")
-    done = FOLDER / "killed"
-    if asked_moment == moment and text in call and not done.exists():
-        done.touch()
-        os.kill(0, signal.SIGKILL)  # the process group, also from a namespace where it has no number
+    done = f"{FOLDER}/killed"
+    if asked_moment == moment and text in call and not os.path.exists(done):
+        open(done, "x").close()
+        os.kill(0, 9)  # SIGKILL to the process group, also from a namespace where it has no number
 
 
 def play(program, act):
