@@ -7,9 +7,7 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,7 @@ from sklearn.datasets import get_data_home
 
 from support.checkout import copy_programs
 from support.free_port import two_free_ports
-from support.programs import ROOT
+from support.programs import ROOT, run_program
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TOP_FOLDERS = sorted(path.name for path in ROOT.iterdir() if path.is_dir() and path.name != ".git")
@@ -83,8 +81,16 @@ def test_every_path_exists(page):
         path for path in named if not NOT_IN_THE_REPOSITORY.fullmatch(path) and not any(ROOT.glob(path.rstrip("/.")))
     ]
     assert not missing
-    files = {path.name for path in ROOT.rglob("*") if ".venv" not in path.parts}
-    assert not {span for span in code_spans(page) if FILE_NAME.fullmatch(span)} - files
+    assert not {span for span in code_spans(page) if FILE_NAME.fullmatch(span)} - names_in_the_repository()
+
+
+@functools.cache
+def names_in_the_repository() -> set[str]:
+    names = set()
+    for _, folders, files in os.walk(ROOT):
+        folders[:] = [folder for folder in folders if folder != ".venv"]
+        names.update(folders, files)
+    return names
 
 
 def test_each_file_in_the_folder_table_of_the_readme_is_in_the_folder_of_its_row():
@@ -102,8 +108,10 @@ def test_each_file_in_the_folder_table_of_the_readme_is_in_the_folder_of_its_row
 @functools.cache
 def options_of(program: str) -> set[str]:
     """The options that a program's --help shows."""
-    interpreter = ["bash"] if program.endswith(".sh") else [sys.executable]
-    run = subprocess.run([*interpreter, program, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    if program.endswith(".sh"):
+        run = subprocess.run([ROOT / program, "--help"], cwd=ROOT, capture_output=True, text=True)
+    else:
+        run = run_program(program, "--help")
     assert run.returncode == 0, run.stderr
     return set(re.findall(r"--[a-zA-Z][\w-]*", run.stdout))
 
@@ -145,8 +153,7 @@ def test_every_option_is_in_the_help_of_its_program():
         if path.stem not in ("failure", "command_line", "prometheus")
     }
     programs |= {"transformer.py", "provision/all.sh"}
-    with ThreadPoolExecutor(2) as pool:
-        options = dict(zip(programs, pool.map(options_of, programs)))
+    options = {program: options_of(program) for program in programs}
     ours = set().union(*options.values())
     assert ("README.md", "scripts/deploy_service.py", "--canary") in used, "the search finds options"
     assert not [(page, program, option) for page, program, option in used if option not in options.get(program, ours)]
