@@ -81,10 +81,10 @@ def fetch_figures(prometheus: Prometheus, component: str, version: Version, seco
     requests, predicted, explained, answered = (
         rise(f"{stage}_seconds_count") for stage in ("preprocess", "predict", "explain", "postprocess")
     )
-    # A request that is in predict while Prometheus scrapes has been counted in preprocess only. It is none that failed
-    # there: as many as that may differ by chance between the beginning and the end of the interval are left out.
-    in_predict = rise("predict_seconds_sum") / seconds
-    rejected = max(requests - predicted - explained - 3 * math.sqrt(2 * in_predict), 0)
+    # A request that is in progress while Prometheus scrapes has been counted in preprocess only, but has not failed there:
+    # what their number may differ by, by chance, between the beginning and the end of the interval is left out.
+    in_progress = (rise("predict_seconds_sum") + rise("explain_seconds_sum")) / seconds
+    rejected = max(requests - predicted - explained - 3 * math.sqrt(2 * in_progress), 0)
     failed = max(predicted + explained - answered, 0) + rejected
     lowest = seconds_at(max(0.99 - 3 * math.sqrt(0.99 * 0.01 / requests), 0)) if requests else math.nan
     drift = prometheus.drift_alerts(version)

@@ -151,19 +151,19 @@ def test_the_analysis_of_a_canary_gets_the_figures_of_one_version(watched):
     from kserve.metrics import POST_HIST_TIME, PRE_HIST_TIME, PREDICT_HIST_TIME
 
     url, _ = watched
-    for number in range(4):  # over some scrapes; one request in ten fails in predict
+    for number in range(4):  # over some scrapes; of 60 requests 20 fail in preprocess, and 4 in predict
         for stage, seconds, count in (
-            (PRE_HIST_TIME, 0.02, 40),
+            (PRE_HIST_TIME, 0.02, 60),
             (PREDICT_HIST_TIME, 0.2, 40),
             (POST_HIST_TIME, 0.02, 36),
         ):
             for _ in range(count):
                 stage.labels("watched").observe(seconds)
-        received = f"sum(request_preprocess_seconds_count) >= {40 * number + 40}"
+        received = f"sum(request_preprocess_seconds_count) >= {60 * number + 60}"
         wait_for(lambda expression=received: query(url, expression), 30)
     client, version = Prometheus(url), Version("kserve-textclustering", "textclustering", "of-the-label")
     figures = fetch_figures(client, "transformer", version, 30)
-    assert figures.requests > 100 and figures.failed / figures.requests == pytest.approx(0.1, abs=0.02)
+    assert figures.requests > 100 and figures.failed / figures.requests == pytest.approx(0.4, abs=0.04)
     assert 0.2 < figures.p99_at_least <= figures.p99 < 0.4 and figures.drift == {}
     nothing = fetch_figures(client, "transformer", version._replace(version="v9"), 30)
     assert nothing[:2] == (0, 0) and math.isnan(nothing.p99)

@@ -16,7 +16,9 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 
+import botocore.auth
 import pytest
 
 import deploy_service
@@ -215,6 +217,11 @@ def test_a_run_that_is_killed_or_loses_the_store_in_any_step_is_continued_or_cle
 
         def state():
             return [each["verdict"] for each in decisions(store, cluster)], traffic(cluster).get(retrain.stable)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(botocore.auth, "get_current_datetime", lambda: datetime.now(UTC) + timedelta(hours=1))
+            done = run()
+        assert done.code == 1 and "because the clocks differ" in done.err.splitlines()[-1]
 
         without_store("GET", "corpus.jsonl")
         without_store("PUT", "/decision.json")
