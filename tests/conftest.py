@@ -3,6 +3,7 @@
 Tests that need root or a program of the system are marked `system`: tests/run.sh leaves them out, .ci/run runs them.
 """
 
+import gc
 import os
 import shutil
 
@@ -46,6 +47,12 @@ def pytest_collection_modifyitems(items):
         if group := group_of(item):
             item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=place)
+
+
+def pytest_collection_finish(session):
+    """Collections of garbage need not look at what the libraries have loaded."""
+    gc.collect()
+    gc.freeze()
 
 
 def place(item) -> tuple[bool, bool]:
