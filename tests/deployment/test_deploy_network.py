@@ -87,7 +87,7 @@ def test_a_tls_error_of_the_admin_api_ends_the_deployment_and_gives_no_keys_away
         return trusting(SimpleNamespace(endpoint=store.endpoint, keys=store.keys, authority=None))
 
     monkeypatch.setattr(service_user, "minio_admin", without_authority)
-    done = deploy(0, "--store-ca", str(authority / "ca.crt"), store=https_store)
+    done = deploy(0, "--store-ca", str(authority / "ca.crt"), store=https_store, here=True)
     assert done.code == 1 and "CERTIFICATE_VERIFY_FAILED" in done.err.splitlines()[-1]
     assert cluster.namespace not in cluster.kubectl("get", "namespaces"), "nothing was applied"
 

@@ -207,8 +207,8 @@ def test_a_rollback_after_a_failed_deploy_returns_to_the_version_before_the_one_
     assert traffic(cluster) == {first: 100}
 
 
-def test_on_a_full_node_the_standby_makes_way_and_a_rollback_starts_it_again(deploy, cluster, tmp_path, monkeypatch):
-    monkeypatch.setattr(waiting, "NO_ROOM_SECONDS", 30)
+def test_on_a_full_node_the_standby_makes_way_and_a_rollback_starts_it_again(deploy, cluster, tmp_path):
+    deploy.constants["deployment.waiting.NO_ROOM_SECONDS"] = 30
     with stub_kserve(cluster, tmp_path, cpus=0.45) as stub:  # room for two versions of two pods of 100m
         stub.ending_seconds = 1
         first = version(succeeded(deploy(0, ingress=stub.ingress)))
@@ -230,8 +230,8 @@ def versions_with_pods(stub, cluster):
     return {label(pod) for key, pods in stub.pods.items() if key[0] == cluster.namespace for pod in pods if pod.names}
 
 
-def test_a_deploy_right_after_a_delete_waits_until_the_old_pods_have_ended(deploy, cluster, tmp_path, monkeypatch):
-    monkeypatch.setattr(waiting, "NO_ROOM_SECONDS", 30)
+def test_a_deploy_right_after_a_delete_waits_until_the_old_pods_have_ended(deploy, cluster, tmp_path):
+    deploy.constants["deployment.waiting.NO_ROOM_SECONDS"] = 30
     with stub_kserve(cluster, tmp_path, cpus=0.45) as stub:
         stub.ending_seconds = 4
         succeeded(deploy(0, ingress=stub.ingress))

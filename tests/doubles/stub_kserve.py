@@ -20,8 +20,6 @@ import contextlib
 import copy
 import http.client
 import json
-import logging
-import os
 import random
 import threading
 import time
@@ -31,8 +29,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import kubernetes
 
 from doubles.stub_kubelet import NODE, Pod, StubKubelet, pod_status, stop
-
-logging.getLogger("kubernetes").setLevel(logging.INFO)  # at DEBUG it logs what it reads, also Secrets
 
 IDLE_SECONDS = 3
 ISVC = ("serving.kserve.io", "v1beta1")
@@ -87,7 +83,6 @@ class StubKServe(StubKubelet):
         client = kubernetes.config.new_client_from_config(str(kubeconfig))
         self.core = kubernetes.client.CoreV1Api(client)
         self.custom = kubernetes.client.CustomObjectsApi(client)
-        self.environ = dict(os.environ)  # later on, a program that runs in this process may have another
         self.work, self.images, self.cpus, self.mode = work, set(images), cpus, mode
         self.download, self.serving = download or serve, serve
         self.logs = {} if logs is None else logs  # (namespace, pod, container) -> text

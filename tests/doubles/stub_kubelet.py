@@ -11,6 +11,7 @@ import base64
 import contextlib
 import http.client
 import json
+import os
 import re
 import subprocess
 import sys
@@ -193,7 +194,7 @@ class StubKubelet:
                 [sys.executable, "-c", INITIALIZER, pod.source, str(models)],
                 capture_output=True,
                 text=True,
-                env={**self.environ, **self.environment(pod), "PYTHONWARNINGS": "ignore"},
+                env={**os.environ, **self.environment(pod), "PYTHONWARNINGS": "ignore"},
             )
             pod.logs["storage-initializer"] = initializer.stdout + initializer.stderr
             if initializer.returncode:
@@ -289,7 +290,7 @@ class StubKubelet:
         port = free_port()
         log = (self.work / f"{pod.name}-{len(pod.processes)}.log").open("w+")
         options = (*command, "--http_port", port, "--enable_grpc", "false")
-        process = Program(*options, stdout=log.fileno(), stderr=log.fileno(), env=self.environ)
+        process = Program(*options, stdout=log.fileno(), stderr=log.fileno())
         pod.processes.append(process)
         deadline = time.monotonic() + 120
         while not answers(port):

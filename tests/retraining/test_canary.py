@@ -30,7 +30,7 @@ def analyse(deploy, deployed, kserve, monkeypatch):
 
     def run(figures, duration="1s"):
         monkeypatch.setattr(canary_module, "fetch_figures", lambda _, __, of, ___: figures()[of.version == run.stable])
-        return deploy(1, "--canary", "50", "--analyse", duration, ingress=kserve.ingress)
+        return deploy(1, "--canary", "50", "--analyse", duration, ingress=kserve.ingress, here=True)
 
     [run.stable] = deployed(0)
     return run

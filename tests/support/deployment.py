@@ -8,14 +8,17 @@ controllers), or else stub_kubernetes.py. kubectl is always the real one.
 import base64
 import contextlib
 import copy
-import functools
+import io
 import json
+import logging
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import uuid
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -38,7 +41,7 @@ from model import artefacts
 from model.artefacts import ArtefactError  # noqa: F401
 from store.model_store import read_version  # noqa: F401
 from support import upstream_files
-from support.run_here import run_here
+from support.deploy_server import load_file_once
 from support.stores import bucket_in, run_minio, run_weed  # noqa: F401
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts/deploy_service.py"
@@ -160,7 +163,7 @@ def stub_kserve(cluster, tmp_path, **settings):
 # --- The script -------------------------------------------------------------------------------
 
 
-# For the tests; a test may change them after it got the fixture "deploy".
+# For the tests; a test may change them: deploy.constants[...] = ...
 CONSTANTS = {
     "deployment.waiting.STUCK_SECONDS": 0,
     "deployment.waiting.NO_ROOM_SECONDS": 0,
@@ -168,18 +171,33 @@ CONSTANTS = {
 }
 
 
-LOADER = JSONFileLoader()
-load_file = functools.cache(JSONFileLoader.load_file)
+@pytest.fixture(scope="session")
+def deploy_server():
+    """A function that runs deploy_service.py and returns its exit code, see deploy_server.py."""
+    server = subprocess.Popen(
+        [sys.executable, "-P", Path(__file__).with_name("deploy_server.py")],  # -P: support/ has a deployment.py too
+        env=os.environ | {"PYTHONPATH": str(SCRIPT.parent)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
+    def run(**request) -> int:
+        server.stdin.write(json.dumps(request) + "\n")
+        server.stdin.flush()
+        return int(server.stdout.readline())
 
-def load_file_once(_, path):
-    """botocore's description of S3, which each client would read anew."""
-    return load_file(LOADER, path)
+    yield run
+    server.stdin.close()
+    server.wait(10)
 
 
 @pytest.fixture
-def deploy(cluster, store, training_runs, tmp_path, monkeypatch):
-    """Run the script in this process, against this test's store and cluster: deploy(run, *flags, **environment)."""
+def deploy(cluster, store, training_runs, deploy_server, tmp_path, monkeypatch):
+    """Run the script against this test's store and cluster: deploy(run, *flags, **environment).
+
+    With here=True in this process, where what the test has patched takes effect.
+    """
     for name, value in CONSTANTS.items():
         monkeypatch.setattr(name, value)
     monkeypatch.setattr(JSONFileLoader, "load_file", load_file_once)
@@ -196,6 +214,7 @@ def deploy(cluster, store, training_runs, tmp_path, monkeypatch):
         ingress="http://127.0.0.1:9",
         timeout=60,
         share=True,
+        here=False,
         **environment,
     ):
         directory = training_run if isinstance(training_run, Path) else training_runs[training_run]
@@ -214,9 +233,43 @@ def deploy(cluster, store, training_runs, tmp_path, monkeypatch):
             **environment,
         }
         environment = {name: value for name, value in environment.items() if value is not None}
-        return run_here(deploy_service.main, arguments, environment)
+        if here:
+            with monkeypatch.context() as patch:
+                return deploy_here(patch, arguments, environment)
+        outputs = [tmp_path / "deploy.out", tmp_path / "deploy.err"]
+        for output in outputs:
+            output.write_bytes(b"")
+        code = deploy_server(
+            arguments=list(map(str, arguments)),
+            environment=environment,
+            constants=run.constants,
+            outputs=list(map(str, outputs)),
+        )
+        return SimpleNamespace(code=code, out=outputs[0].read_text(), err=outputs[1].read_text())
 
+    run.constants = dict(CONSTANTS)
     return run
+
+
+def deploy_here(patch, arguments, environment):
+    for name in os.environ.keys() - environment.keys():
+        patch.delenv(name)
+    for name, value in environment.items():
+        patch.setenv(name, value)
+    out, err, handler = io.StringIO(), io.StringIO(), signal.getsignal(signal.SIGINT)
+    with redirect_stdout(out), redirect_stderr(err):
+        code = exit_code(arguments)
+    signal.signal(signal.SIGINT, handler)
+    logging.getLogger().handlers.clear()
+    return SimpleNamespace(code=code, out=out.getvalue(), err=err.getvalue())
+
+
+def exit_code(arguments):
+    try:
+        deploy_service.main(arguments)
+    except SystemExit as exited:
+        return exited.code
+    return 0
 
 
 @contextlib.contextmanager

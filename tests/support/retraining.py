@@ -1,14 +1,28 @@
 """Run retrain.py's main in this process."""
 
+import contextlib
+import io
+import logging
+import signal
 from types import SimpleNamespace
 
 import retrain
-from support.run_here import run_here
 
 
 def run_retrain(*arguments) -> SimpleNamespace:
     """The exit status, standard output and log of a run."""
-    return run_here(retrain.main, arguments)
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            retrain.main([str(word) for word in arguments])
+        except SystemExit as exited:
+            code = exited.code
+        finally:
+            logging.getLogger().handlers.clear()
+            for number, handler in handlers:
+                signal.signal(number, handler)
+    return SimpleNamespace(code=code, out=out.getvalue(), err=err.getvalue())
 
 
 def service_options(cluster, store, ingress) -> list[str]:
