@@ -5,8 +5,6 @@ import csv
 import os
 import re
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,7 +13,7 @@ from assignment import dask_cluster
 from assignment.dask_cluster import ClusterError
 from support.dask_processes import Cluster
 from support.free_port import free_port
-from support.programs import ROOT
+from support.programs import started
 from support.services import run_training
 
 DOCUMENTS = 40_000  # ten batches
@@ -58,9 +56,9 @@ def expected(model, tables, tmp_path_factory):
 
 @contextlib.contextmanager
 def assigning(model, table, path, *options):
-    command = [ROOT / "scripts/assign_documents.py", "--dataset", table, "--assignments", path, *options]
-    command += ["--model-path", model / "model.joblib", "--transformer-path", model / "transformer.joblib"]
-    with subprocess.Popen([sys.executable, *map(str, command)], stderr=subprocess.PIPE, text=True) as process:
+    arguments = ["--dataset", table, "--assignments", path, *options]
+    arguments += ["--model-path", model / "model.joblib", "--transformer-path", model / "transformer.joblib"]
+    with started("scripts/assign_documents.py", *arguments) as process:
         try:
             yield process
         finally:

@@ -1,13 +1,13 @@
 """A Dask cluster of real processes: a scheduler, and two workers with a core each."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 from distributed import Client
 
 from support.free_port import free_port
+from support.programs import Program
 
 DASK = Path(sys.executable).with_name("dask")
 START_SECONDS = 180
@@ -33,11 +33,12 @@ class Cluster:
             raise
         return self
 
-    def start(self, *command, **environment) -> subprocess.Popen:
-        command = [str(word) for word in (DASK, *command, "--no-dashboard", "--host", "127.0.0.1")]
+    def start(self, *command, **environment) -> Program:
+        command = (*command, "--no-dashboard", "--host", "127.0.0.1")
         environment = os.environ | {name: str(value) for name, value in environment.items()}
+        log = self.log.fileno()
         # From elsewhere, for a worker on another machine has none of the project's files.
-        return subprocess.Popen(command, stdout=self.log, stderr=self.log, cwd="/", env=environment)
+        return Program(DASK, *command, stdout=log, stderr=log, cwd="/", env=environment)
 
     def add_worker(self, **environment):
         options = ["--no-nanny", "--nthreads", "1", "--local-directory", self.folder]
