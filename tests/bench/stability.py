@@ -23,6 +23,7 @@ from threadpoolctl import threadpool_limits
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 from corpus.source import load_corpus
+from training.baseline import measure_baseline
 from training.clustering import fit_clusters
 from training.earlier_model import EarlierModel
 from training.lineage import as_start, continue_numbers, renumber, start_of_lineage
@@ -126,6 +127,7 @@ def train(part: Part, seed: int, earlier: EarlierModel | None = None, clusters: 
         start = as_start(earlier, assigned, similarities, clusters)
     with threadpool_limits(1):
         svd, model, _, _ = fit_clusters(part.weights, clusters, LSA, True, seed, False, start)
+    _, baselines = measure_baseline(part.weights, model.labels_, clusters)
     continuation = start_of_lineage(clusters)
     if earlier:
         continuation = continue_numbers(earlier, assigned, similarities, model.labels_, clusters)
@@ -134,8 +136,8 @@ def train(part: Part, seed: int, earlier: EarlierModel | None = None, clusters: 
         "created": None,
         "dataset": {"documents": len(part.documents)},
         "clusters": [
-            {"cluster": number, "size": int(np.sum(model.labels_ == number)), "terms": [], "similarity": {}}
-            for number in continuation.numbers
+            {"cluster": number, "size": int(np.sum(model.labels_ == number)), "terms": [], **baseline}
+            for number, baseline in zip(continuation.numbers, baselines)
         ],
         "lineage": continuation.lineage,
     }
