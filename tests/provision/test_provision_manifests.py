@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from support import upstream_files
-from support.provision_rehearsal import Loader, images_named_in, is_type, manifests_in, manifests_py
+from support.provision_rehearsal import Loader, applied_in, images_named_in, is_type, manifests_in, manifests_py
 from support.upstream_files import versions
 
 
@@ -93,8 +93,8 @@ def test_resource_types_are_established_before_their_instances_are_applied(dry_r
     }
     for part in parts[:-1]:
         assert {is_type(m) for m in manifests_in(part.rpartition("kubectl apply")[2])} == {True}
-    for text in re.findall(r"<<'MANIFEST'\n(.*?)\nMANIFEST\n", dry_run, re.DOTALL):
-        assert len({is_type(m) for m in yaml.load_all(text, Loader) if m}) == 1
+    for documents in applied_in(dry_run):
+        assert len({is_type(m) for m in documents}) == 1
 
 
 def test_all_requests_together_leave_most_of_two_cpus_free(manifests):

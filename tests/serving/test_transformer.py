@@ -15,17 +15,11 @@ import sklearn
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from sklearn.cluster import KMeans
 
-from corpus import source as corpora
 from model import artefacts as contract
 from model import projection
 from support.programs import ROOT, run_program
 from support.services import NAME, log_of, start, start_transformer, stop, wait_until_ready
 from support.serving_client import TEXT, UNKNOWN, curl, infer_over_grpc
-
-
-@pytest.fixture(scope="session")
-def corpus():
-    return corpora.load_corpus("aws-docs")
 
 
 @pytest.fixture(scope="session")

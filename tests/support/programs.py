@@ -42,7 +42,6 @@ LIBRARIES = [
     "uvicorn.protocols.http.httptools_impl",
     "uvloop",
     "grpc",
-    "grpc_reflection",
     "google.protobuf.struct_pb2",
     "httpx",
     "aiohttp.web",

@@ -1,5 +1,7 @@
 """Steps that are only shown (dry run) or collected (mirror), on this machine and without a right to change it."""
 
+import functools
+import itertools
 import json
 import os
 import re
@@ -141,13 +143,18 @@ def dry_run(request, shared_folder):
     return (folder / "stdout").read_text()
 
 
+def applied_in(output):
+    """The manifests that a dry run applies, each as a tuple of its documents."""
+    return [documents_in(text) for text in re.findall(r"<<'MANIFEST'\n(.*?)\nMANIFEST\n", output, re.DOTALL)]
+
+
+@functools.cache
+def documents_in(manifest):
+    return tuple(filter(None, yaml.load_all(manifest, Loader)))
+
+
 def manifests_in(output):
-    return [
-        document
-        for text in re.findall(r"<<'MANIFEST'\n(.*?)\nMANIFEST\n", output, re.DOTALL)
-        for document in yaml.load_all(text, Loader)
-        if document
-    ]
+    return list(itertools.chain.from_iterable(applied_in(output)))
 
 
 def is_type(manifest):

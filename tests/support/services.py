@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from corpus.source import Corpus, load_corpus
 from support.free_port import free_port
 from support.programs import Program, run_program
 from support.shared_files import made_once
@@ -25,6 +27,16 @@ sys.argv = sys.argv[:1]  # KServe parses the command line when it is imported
 
 def run_training(*options, **popen) -> subprocess.CompletedProcess:
     return run_program("scripts/text_clustering.py", *options, **popen)
+
+
+@pytest.fixture(scope="session")
+def corpus(shared_folder) -> Corpus:
+    """The documentation inside botocore, whose parsing takes 3 s."""
+    parsed = shared_folder / "aws-docs.pickle"
+    with made_once(parsed) as first:
+        if first:
+            parsed.write_bytes(pickle.dumps(load_corpus("aws-docs")))
+    return pickle.loads(parsed.read_bytes())
 
 
 @pytest.fixture(scope="session")

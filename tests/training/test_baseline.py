@@ -5,7 +5,6 @@ import pytest
 from scipy.sparse import csr_matrix
 from sklearn.preprocessing import normalize
 
-from corpus.source import load_corpus
 from training.baseline import measure_baseline
 from training.clustering import fit_clusters, reweight
 from training.scores import log_rejections
@@ -15,9 +14,8 @@ CLUSTERS = 10
 
 
 @pytest.fixture(scope="module")
-def documents():
-    documents = np.array(load_corpus("aws-docs", None).documents, dtype=object)
-    return np.random.default_rng(0).permutation(documents)
+def documents(corpus):
+    return np.random.default_rng(0).permutation(np.array(corpus.documents, dtype=object))
 
 
 def test_the_baseline_of_a_small_corpus_is_that_of_unseen_documents(documents):

@@ -1,6 +1,10 @@
 """scripts/training/clustering.py, k_means.py and self_training.py on small corpora."""
 
 import hashlib
+import json
+import os
+import subprocess
+import sys
 
 import joblib
 import numpy as np
@@ -12,6 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, normalize
 
 from bench.quality import help_desk
+from support.programs import ROOT
 from support.services import run_training
 from training import clustering, self_training
 from training.clustering import fit_clusters
@@ -92,12 +97,18 @@ def test_a_new_cluster_is_found_among_the_documents_that_the_start_leaves_out(do
     assert adjusted_rand_score(expected, model.labels_) > 0.9
 
 
-def test_the_same_seed_writes_identical_files(artefacts, tmp_path):
-    assert run_training("--dataset", "aws-docs", "--lsa", "50", "--output-dir", tmp_path).returncode == 0
+def test_the_same_seed_writes_identical_files(corpus, tmp_path):
+    rows = [json.dumps({"text": document}) + "\n" for document in corpus.documents[::10]]
+    (tmp_path / "corpus.jsonl").write_text("".join(rows))
+    options = ["--dataset", tmp_path / "corpus.jsonl", "--clusters", "8", "--lsa", "50", "--output-dir"]
+    assert run_training(*options, tmp_path / "first").returncode == 0
+    # In a process of its own, whose sets have another order.
+    command = [sys.executable, ROOT / "scripts/text_clustering.py", *options, tmp_path / "second"]
+    subprocess.run(command, env=os.environ | {"PYTHONHASHSEED": "1"}, capture_output=True, check=True)
     for name in ("model.joblib", "transformer.joblib"):
-        first, second = (hashlib.sha256((folder / name).read_bytes()).hexdigest() for folder in (artefacts, tmp_path))
-        assert first == second, name
-    assert "_stop_words_id" not in vars(joblib.load(tmp_path / "transformer.joblib")[0])
+        first, second = (hashlib.sha256((tmp_path / folder / name).read_bytes()) for folder in ("first", "second"))
+        assert first.hexdigest() == second.hexdigest(), name
+    assert "_stop_words_id" not in vars(joblib.load(tmp_path / "first/transformer.joblib")[0])
 
 
 def test_large_clusters_are_penalised():

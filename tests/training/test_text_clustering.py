@@ -5,6 +5,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,6 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import Normalizer
 
-from corpus import source as corpora
 from corpus.builtin import parse_post
 from model import artefacts as contract
 from support.programs import ROOT, started
@@ -56,11 +56,18 @@ def train_small(tmp_path, *options, rows=None):
     )
 
 
+@pytest.fixture(scope="module")
+def small_training(tmp_path_factory):
+    """The folder and the run of a training on the small corpus, for tests that only read them."""
+    folder = tmp_path_factory.mktemp("small")
+    return folder, train_small(folder)
+
+
 def summary_in(folder) -> dict:
     return json.loads((folder / "clusters.json").read_text())
 
 
-def test_training_writes_stock_scikit_learn_objects_that_belong_together(artefacts):
+def test_training_writes_stock_scikit_learn_objects_that_belong_together(artefacts, corpus):
     model = joblib.load(artefacts / "model.joblib")
     pipeline = joblib.load(artefacts / "transformer.joblib")
     assert type(model) in (KMeans, MiniBatchKMeans)
@@ -70,7 +77,6 @@ def test_training_writes_stock_scikit_learn_objects_that_belong_together(artefac
     for name in ("model.joblib", "transformer.joblib"):
         assert contract.sha256(artefacts / name) == summary["sha256"][name]
 
-    corpus = corpora.load_corpus("aws-docs")
     vectors = pipeline.transform(corpus.documents)
     assert np.array_equal(model.predict(vectors[vectors.any(axis=1)]), model.labels_)
 
@@ -126,17 +132,17 @@ def test_no_minibatch_trains_ordinary_k_means(tmp_path):
     assert type(joblib.load(tmp_path / "out/model.joblib")) is KMeans
 
 
-def test_log_shows_the_scores_and_the_top_terms(tmp_path):
-    run = train_small(tmp_path)
+def test_log_shows_the_scores_and_the_top_terms(small_training):
+    _, run = small_training
     for word in ("30 documents", "V-measure", "Adjusted Rand index", "Silhouette", "Explained variance"):
         assert word in run.stderr
     assert re.search(r"Top terms per cluster:\nCluster 0: \w+, \w+.*\nCluster 1: ", run.stderr)
     assert "\x1b[" not in run.stderr, "colour although stderr is not a terminal"
 
 
-def test_separable_topics_are_separated(tmp_path):
-    train_small(tmp_path)
-    assert summary_in(tmp_path / "out")["metrics"]["adjusted_rand_index"] == 1
+def test_separable_topics_are_separated(small_training):
+    folder, _ = small_training
+    assert summary_in(folder / "out")["metrics"]["adjusted_rand_index"] == 1
 
 
 def test_a_post_is_reduced_to_subject_and_body():
@@ -229,8 +235,8 @@ def assert_refused(run, reason):
     assert "Traceback" not in run.stderr
 
 
-def test_a_full_disk_leaves_the_previous_files_unchanged(tmp_path):
-    train_small(tmp_path)
+def test_a_full_disk_leaves_the_previous_files_unchanged(tmp_path, small_training):
+    shutil.copytree(small_training[0], tmp_path, dirs_exist_ok=True)
     before = {name: (tmp_path / "out" / name).read_bytes() for name in FILES}
     run = train_with_file_size_limit(tmp_path)
     assert run.returncode == 1 and "(nothing was written)" in run.stderr and "Traceback" not in run.stderr
