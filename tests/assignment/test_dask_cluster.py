@@ -65,10 +65,17 @@ def assigning(model, table, path, *options):
             process.kill()
 
 
-@pytest.fixture
-def cluster(tmp_path):
-    with Cluster(tmp_path) as cluster:
+@pytest.fixture(scope="module")
+def shared_cluster(tmp_path_factory):
+    with Cluster(tmp_path_factory.mktemp("dask")) as cluster:
         yield cluster
+
+
+@pytest.fixture
+def cluster(shared_cluster):
+    """A scheduler and two workers, without what an earlier test has ended or added."""
+    shared_cluster.restore()
+    return shared_cluster
 
 
 def wait_for(process, words: str):
@@ -88,16 +95,6 @@ def test_a_cluster_answers_what_this_machine_answers_also_when_a_worker_dies(
     assert (tmp_path / "rows.csv").read_bytes() == expected
 
 
-def test_a_scheduler_that_goes_away_is_one_line_and_leaves_nothing(cluster, model, tables, tmp_path):
-    with assigning(model, tables[1], tmp_path / "rows.csv", "--dask", cluster.address) as process:
-        wait_for(process, "Dask: 2 workers")
-        cluster.scheduler.send_signal(signal.SIGKILL)
-        errors = process.stderr.read()
-        assert process.wait() == 1
-    assert "was lost" in errors and "Traceback" not in errors and len(errors.splitlines()) == 1, errors
-    assert not [path for path in tmp_path.iterdir() if "rows" in path.name]
-
-
 def test_a_scheduler_that_is_not_there_is_one_line(model, tables, tmp_path):
     address = f"tcp://127.0.0.1:{free_port()}"
     with assigning(model, tables[1], tmp_path / "rows.csv", "--dask", address) as process:
@@ -113,9 +110,15 @@ def test_a_task_that_dask_gives_up_is_one_line(cluster):
             os._exit(1)
 
     with dask_cluster.Client(cluster.address, set_as_default=False) as client:
-        client.run_on_scheduler(lambda dask_scheduler: setattr(dask_scheduler, "allowed_failures", 0))
-    with pytest.raises(ClusterError, match="was lost: Attempted to run task"):
-        list(dask_cluster.run_on_dask(cluster.address, Killer(), "assign", lambda task: iter([task(["a"])])))
+        allowed = client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.allowed_failures)
+
+        def allow(failures):
+            client.run_on_scheduler(lambda dask_scheduler: setattr(dask_scheduler, "allowed_failures", failures))
+
+        allow(0)
+        with pytest.raises(ClusterError, match="was lost: Attempted to run task"):
+            list(dask_cluster.run_on_dask(cluster.address, Killer(), "assign", lambda task: iter([task(["a"])])))
+        allow(allowed)
 
 
 def test_an_interruption_leaves_nothing_behind_and_the_workers_at_work(cluster, model, tables, tmp_path):
@@ -156,3 +159,13 @@ def test_a_worker_with_another_python_is_refused_by_its_name(cluster, monkeypatc
         monkeypatch.setattr(dask_cluster, "versions_here", lambda: versions | {"python": "3.9.1"})
         with pytest.raises(ClusterError, match=r"Dask worker tcp://\S+ has python \S+, this process 3.9.1"):
             dask_cluster.check_versions(client, set())
+
+
+def test_a_scheduler_that_goes_away_is_one_line_and_leaves_nothing(cluster, model, tables, tmp_path):
+    with assigning(model, tables[1], tmp_path / "rows.csv", "--dask", cluster.address) as process:
+        wait_for(process, "Dask: 2 workers")
+        cluster.scheduler.send_signal(signal.SIGKILL)
+        errors = process.stderr.read()
+        assert process.wait() == 1
+    assert "was lost" in errors and "Traceback" not in errors and len(errors.splitlines()) == 1, errors
+    assert not [path for path in tmp_path.iterdir() if "rows" in path.name]

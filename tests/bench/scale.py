@@ -15,6 +15,7 @@ import csv
 import functools
 import gzip
 import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -179,12 +180,17 @@ def compare_engines(table: Path, model: Path, folder: Path):
     """Assign a table with one process, with two, and on two Dask workers; the rates are from the first batch on."""
     assign(table, model, "--jobs", 1)
     assign(table, model, "--jobs", 2)
-    with Cluster(folder) as cluster:
+    with Cluster(folder, launch=start_fresh) as cluster:
         assign(table, model, "--dask", cluster.address)
         peaks = [
             re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{worker.pid}/status").read_text()) for worker in cluster.workers
         ]
         print("peak of each worker:", ", ".join(f"{int(peak[1]) / 1024:.0f} MiB" for peak in peaks))
+
+
+def start_fresh(*command, **popen) -> subprocess.Popen:
+    """A process whose memory is its own, unlike that of a fork."""
+    return subprocess.Popen([str(word) for word in command], **popen)
 
 
 def assign(table: Path, model: Path, *engine):
