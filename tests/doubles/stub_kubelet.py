@@ -13,8 +13,6 @@ import http.client
 import json
 import os
 import re
-import subprocess
-import sys
 import time
 
 import boto3
@@ -23,9 +21,9 @@ import botocore.exceptions
 import kubernetes
 
 from support.free_port import free_port
-from support.programs import ROOT, Program
+from support.programs import ROOT, Program, run_program
 
-INITIALIZER = "import sys; from kserve_storage import Storage; Storage.download(*sys.argv[1:])"
+INITIALIZER = "tests/doubles/storage_initializer.py"
 BESIDE = "transformer-container"
 NODE = "stub-node"
 
@@ -190,12 +188,8 @@ class StubKubelet:
         self.stopping.wait(self.starting_seconds)
         models = self.work / pod.namespace / pod.name
         if self.download:
-            initializer = subprocess.run(
-                [sys.executable, "-c", INITIALIZER, pod.source, str(models)],
-                capture_output=True,
-                text=True,
-                env={**os.environ, **self.environment(pod), "PYTHONWARNINGS": "ignore"},
-            )
+            environment = {**os.environ, **self.environment(pod)}
+            initializer = run_program(INITIALIZER, pod.source, models, env=environment)
             pod.logs["storage-initializer"] = initializer.stdout + initializer.stderr
             if initializer.returncode:
                 raise RuntimeError(
