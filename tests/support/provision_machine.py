@@ -166,7 +166,7 @@ class Machine:
 
     def result(self):
         """The final state of the machine, without times and orders."""
-        states = {name: state_of(self.state, name) for name in ("images", "node-images", "containers")}
+        states = [(self.state / name).read_text() for name in ("images", "node-images", "containers.json")]
         own = {port: name for name, port in self.ports().items()} | {self.subnet.rpartition(".0.0")[0]: "SUBNET"}
         # As words: the digits of a port may stand inside a checksum.
         words = re.compile(rf"\b({'|'.join(map(re.escape, own))})\b")

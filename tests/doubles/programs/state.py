@@ -32,6 +32,29 @@ def save(name, value):
     os.rename(f"{FOLDER}/{name}.part", f"{FOLDER}/{name}.json")
 
 
+def images(store):
+    """The images of Docker ("images") or of the node ("node-images"), a line each: most calls need no JSON."""
+    try:
+        with open(f"{FOLDER}/{store}", encoding="utf-8") as file:
+            return file.read().splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def add_image(store, reference):
+    """Returns whether it is new."""
+    before = images(store)
+    if reference not in before:
+        save_images(store, sorted([*before, reference]))
+    return reference not in before
+
+
+def save_images(store, references):
+    with open(f"{FOLDER}/{store}.part", "w", encoding="utf-8") as part:
+        part.writelines(f"{reference}\n" for reference in references)
+    os.rename(f"{FOLDER}/{store}.part", f"{FOLDER}/{store}")
+
+
 def image_in(archive):
     """The reference of the image in an archive of "docker save"."""
     import json
