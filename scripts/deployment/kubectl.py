@@ -34,6 +34,10 @@ class KubectlFailed(Failure):
         return "(NotFound)" in self.stderr
 
     @property
+    def conflict(self) -> bool:
+        return "the object has been modified" in self.stderr
+
+    @property
     def forbidden(self) -> bool:
         return "orbidden" in self.stderr
 
@@ -107,6 +111,17 @@ class Kubectl:
     def apply(self, *manifests: KubernetesObject) -> None:
         for line in self.run("apply", *SERVER_SIDE, stdin=dump(*manifests)).splitlines():
             log.info("kubectl: %s", line)
+
+    def apply_if_unchanged(self, manifest: KubernetesObject, since: KubernetesObject) -> bool:
+        """Apply a manifest unless its object has changed since it was read. Returns whether it was applied."""
+        version = since["metadata"]["resourceVersion"]
+        try:
+            self.apply({**manifest, "metadata": {**manifest["metadata"], "resourceVersion": version}})
+        except KubectlFailed as error:
+            if error.conflict:
+                return False
+            raise
+        return True
 
     def kinds(self) -> list[str]:
         """Those kinds of KServe and Knative that the cluster has. Raises Failure unless it answers and has KServe.

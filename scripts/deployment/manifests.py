@@ -1,6 +1,7 @@
 """Build the Kubernetes objects of a service from its settings."""
 
 import base64
+import copy
 import functools
 import hashlib
 import json
@@ -422,15 +423,17 @@ def annotation(item: KubernetesObject | None, name: str) -> str | None:
 # --------------------------------------------------------------------------------------------------------- routes
 
 
-def pin_transformer(service: KubernetesObject, revision: str) -> None:
-    """Make the transformer call one revision of the predictor, whatever the traffic split is.
+def pin_transformer(service: KubernetesObject, revision: str) -> KubernetesObject:
+    """The service with a transformer that calls one revision of the predictor, whatever the traffic split is.
 
     Knative creates a Kubernetes Service named after each revision. The full host name is required: Knative's activator,
     which receives the requests of a revision scaled to zero, resolves the revision by it (knative/serving,
     pkg/activator/handler/context_handler.go).
     """
+    pinned = copy.deepcopy(service)
     host = f"{revision}.{service['metadata']['namespace']}.svc.cluster.local"
-    service["spec"]["transformer"]["containers"][0]["args"] += ["--predictor_host", host]
+    pinned["spec"]["transformer"]["containers"][0]["args"] += ["--predictor_host", host]
+    return pinned
 
 
 def standby_name(service_name: str) -> str:

@@ -34,7 +34,7 @@ from deployment.verification import describe_serving
 from deployment.waiting import (
     NotReady,
     wait_for_new_pods,
-    wait_for_predictor_revision,
+    wait_for_predictor,
     wait_for_share,
     wait_for_standby,
     wait_until_ready,
@@ -170,16 +170,27 @@ def next_attempt(state: ServiceState, settings: ServiceSettings, content: Conten
 
 
 def apply(deployed: DeployedService, before: ServiceState, service: KubernetesObject, timeout: float) -> None:
-    """Apply the predictor, and then the transformer, pinned to the predictor's revision."""
+    """Apply the predictor, and then the transformer, pinned to the predictor's revision.
+
+    Raises:
+        NotReady: KServe rejects the predictor; the reasons are in the log.
+        Replaced: somebody else applied another version.
+        Failure: it takes too long.
+    """
     spec = service["spec"]
     hold = {"canaryTrafficPercent": 0} if is_held(before, spec) else {}
-    if "transformer" in spec:
-        unchanged = {name: part for name, part in before.spec.items() if name == "transformer"}
-        deployed.kubectl.apply({**service, "spec": {**unchanged, "predictor": {**spec["predictor"], **hold}}})
-        revision = wait_for_predictor_revision(deployed, spec, timeout)
-        if revision:
-            pin_transformer(service, revision)
-    deployed.kubectl.apply({**service, "spec": {name: {**part, **hold} for name, part in spec.items()}})
+    held = {**service, "spec": {name: {**part, **hold} for name, part in spec.items()}}
+    if "transformer" not in spec:
+        return deployed.kubectl.apply(held)
+    unchanged = {name: part for name, part in before.spec.items() if name == "transformer"}
+    deployed.kubectl.apply({**service, "spec": {**unchanged, "predictor": held["spec"]["predictor"]}})
+    for _ in poll(timeout):
+        state = wait_for_predictor(deployed, spec, timeout)
+        pinned = pin_transformer(held, state.newest("predictor")) if state.on_knative else held
+        # Otherwise a deployment that was replaced since then would replace the other one's predictor.
+        if state.service and deployed.kubectl.apply_if_unchanged(pinned, state.service):
+            return None
+    raise Failure(f"the transformer of {deployed.name} could not be applied in {timeout} s: the service kept changing")
 
 
 def keep_serving(deployed: DeployedService, before: ServiceState, spec: KubernetesObject, timeout: float) -> None:

@@ -33,8 +33,8 @@ class NotReady(Failure):
     """A version did not become ready; the reasons are in the log."""
 
 
-def wait_for_predictor_revision(deployed: DeployedService, spec: KubernetesObject, timeout: float) -> str | None:
-    """Wait until Knative has a revision of the predictor. Returns its name, or None in KServe's Standard mode.
+def wait_for_predictor(deployed: DeployedService, spec: KubernetesObject, timeout: float) -> ServiceState:
+    """Wait until Knative has a revision of the predictor, which KServe's Standard mode has not. Returns the state then.
 
     Raises:
         NotReady: KServe rejects the predictor; the reasons are in the log.
@@ -47,9 +47,9 @@ def wait_for_predictor_revision(deployed: DeployedService, spec: KubernetesObjec
         state.check_not_replaced(spec)
         name = state.newest("predictor")
         if state.on_knative and signature(state.revisions.get(name)) == signature(spec["predictor"]):
-            return name
+            return state
         if state.status.get("deploymentMode") and not state.on_knative:
-            return None
+            return state
         if grace.is_over(bool(rejection(state)), elapsed):
             give_up(deployed, state, [], elapsed)
     raise Failure(f"KServe created no predictor of {deployed.name} in {timeout} s: {unmet_conditions(state)}")

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from deployment import waiting
-from support.deployment import deploy_process, label, stub_kserve, succeeded, traffic, version
+from deployment import rollout, waiting
+from support.deployment import deploy_process, label, pins, stub_kserve, succeeded, traffic, version
 
 
 def predict(stub, cluster, name="textclustering", path="/v1/models/textclustering:predict"):
@@ -380,3 +380,23 @@ def test_of_two_deploys_the_one_that_was_replaced_says_so_at_once(
         assert loser.wait(30) == 1
     assert f"another deployment replaced this one with version {winner}" in lines[-1], "".join(lines)
     assert traffic(cluster) == {winner: 100}
+
+
+def test_a_deploy_that_was_replaced_before_its_transformer_was_applied_leaves_the_winner_as_it_is(
+    deploy, deployed, cluster, kserve, monkeypatch
+):
+    deployed(0)
+    winners, wait = [], rollout.wait_for_predictor
+
+    def wait_and_lose(*arguments):
+        state = wait(*arguments)
+        if not winners:
+            winners.append(version(succeeded(deploy(2, ingress=kserve.ingress))))
+        return state
+
+    monkeypatch.setattr(rollout, "wait_for_predictor", wait_and_lose)
+    done = deploy(1, ingress=kserve.ingress, here=True)
+    assert (done.code, traffic(cluster)) == (1, {winners[0]: 100}), done.err
+    assert f"another deployment replaced this one with version {winners[0]}" in done.err
+    predictors = [label(pod) for pod in kserve.pods[cluster.namespace, "textclustering", "predictor"]]
+    assert predictors[-1] == pins(cluster, kserve)[winners[0]] == winners[0]

@@ -400,6 +400,10 @@ class RequestHandler(BaseHTTPRequestHandler):
             return self.refuse(403, "Forbidden", denied)
         if "dryRun" in query:
             return self.answer({**body, "metadata": {**body["metadata"], "uid": "dry-run"}}, 200 if old else 201)
+        expected = body["metadata"].get("resourceVersion") if is_apply or verb == "update" else None
+        if old and expected not in (None, old["metadata"]["resourceVersion"]):
+            message = f'Operation cannot be fulfilled on {shown} "{name}": the object has been modified'
+            return self.refuse(409, "Conflict", message)
         if is_apply:
             new = stub.apply(plural, namespace, name, query["fieldManager"], body)
             return self.answer(new, 200 if old else 201)
@@ -415,9 +419,6 @@ class RequestHandler(BaseHTTPRequestHandler):
                 merge(new, body)
         else:
             new = body
-            if old and new["metadata"].get("resourceVersion") not in (None, old["metadata"]["resourceVersion"]):
-                message = f'Operation cannot be fulfilled on {shown} "{name}": the object has been modified'
-                return self.refuse(409, "Conflict", message)
         self.answer(stub.put(plural, namespace, new), 201 if verb == "create" else 200)
 
     def discover(self, path):
