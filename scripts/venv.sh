@@ -4,7 +4,8 @@
 # Does nothing if the same requirements files are already installed.
 set -euo pipefail
 
-venv=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/.venv
+scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+venv=$scripts/.venv
 stamp=$venv/requirements.cksum
 
 find_python() {
@@ -38,11 +39,12 @@ if ! [ -x "$venv/bin/pip" ]; then
     exit 2
   fi
 fi
-quiet=--quiet
-! [ -t 2 ] || quiet=--progress-bar=on
+options=(--no-compile --disable-pip-version-check)
+[ -t 2 ] || options+=(--quiet)
+"$venv/bin/pip" install --quiet "${options[@]}" -r "$scripts/requirements-pip.txt" >&2
 for requirements in "$@"; do
   echo "Installing the packages of $requirements into $venv (first run only)" >&2
-  "$venv/bin/pip" install "$quiet" --no-compile --disable-pip-version-check -r "$requirements" >&2
+  "$venv/bin/pip" install "${options[@]}" -r "$requirements" >&2
 done
 # pip would compile on one core, and the packages' own tests, too
 echo "Compiling the packages" >&2
