@@ -43,7 +43,7 @@ from deployment.verification import reasons_logged, send_sample, show_sample
 from deployment.version_table import print_versions
 from failure import BadInput, report_errors
 from prometheus import Prometheus
-from retraining import decision
+from retraining import decision, schedule
 from retraining.canary import Trial, Watch, stable_version, try_canary
 from retraining.lock import Lock
 from store.client import check_authority
@@ -180,6 +180,7 @@ def delete(options: argparse.Namespace) -> None:
     used_elsewhere = deployed.used_elsewhere() if options.delete_artefacts else set()
     secrets = deployed.secrets()
     keys = [*all_keys(secrets), *all_keys(secrets, manifests.RECORDER_KEYS)]
+    keys += schedule.current_keys(deployed.kubectl, options.model_name)
     delete_service_users(store, options.model_name, keys)
     deployed.delete()
     if options.delete_requests:

@@ -85,12 +85,12 @@ def keys(
         BadInput, Failure: as service_keys.
     """
     buckets = {name.split("/")[2] for name in datasets if name.startswith("s3://")}
-    return retraining_keys(store, schedule.service, current_keys(kubectl, schedule.name), share, sorted(buckets))
+    return retraining_keys(store, schedule.service, current_keys(kubectl, schedule.service), share, sorted(buckets))
 
 
-def current_keys(kubectl: Kubectl, name: str) -> list[tuple[str, str]]:
-    """The keys in the Secret of a schedule; none before there is one."""
-    found = keys_in(kubectl.get("secret", name) or {})
+def current_keys(kubectl: Kubectl, service: str) -> list[tuple[str, str]]:
+    """The keys in the Secret of a service's schedule; none without a schedule."""
+    found = keys_in(kubectl.get("secret", f"{service}-retraining") or {})
     return [found] if found else []
 
 
@@ -101,8 +101,7 @@ def masked_yaml(schedule: Schedule) -> str:
 
 def remove(kubectl: Kubectl, store: S3Bucket, service: str) -> None:
     """Delete the store user and all objects of a schedule, and the Jobs and pods with them."""
-    name = f"{service}-retraining"
-    delete_service_users(store, name, current_keys(kubectl, name))
+    delete_service_users(store, service, current_keys(kubectl, service))
     selector = f"--selector={LABEL}={service}"
     options = ("--ignore-not-found", "--wait=false")
     output = kubectl.run("delete", KINDS, selector, "-n", kubectl.namespace, *options)

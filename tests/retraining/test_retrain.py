@@ -206,3 +206,5 @@ def test_on_minio_a_scheduled_run_has_a_user_that_writes_the_versions_of_its_ser
         with pytest.raises(ClientError, match="AccessDenied"):
             refused()
     succeeded(deploy(0, "--delete", "--delete-requests", store=place))
+    with pytest.raises(ClientError, match="InvalidAccessKeyId"):
+        user.list_objects_v2(Bucket=place.bucket, Prefix=f"{cluster.namespace}/textclustering/")
