@@ -53,6 +53,8 @@ def find_boilerplate(documents: list[str], titles: list[str]) -> set[str]:
         counts.update(body_lines(document, title))
     recurring = {line for line, count in counts.items() if count >= limit}
     candidates = {line for line in recurring if len(line.split()) >= MIN_WORDS}
+    if not candidates:  # as in most corpora; the second pass takes as long as the first
+        return set()
     own_words: dict[str, list[int]] = {line: [] for line in candidates}
     for document, title in zip(documents, titles):
         lines = body_lines(document, title)

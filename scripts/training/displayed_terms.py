@@ -129,8 +129,17 @@ def displayed_terms(collection: Collection, number: int, heaviest: list[int]) ->
     candidates = without_addresses(candidates, own, documents, collection.tokenize) or candidates
     candidates = rejoin(candidates, collection, number, documents) or candidates
     chosen = choose_different(candidates, own)
-    forms = written_forms([term.term for term in chosen if not term.text], documents, collection.tokenize)
-    return [term._replace(text=term.text or forms.get(term.term, term.term)) for term in chosen]
+    return [term._replace(text=term.text or spelled(term, collection, own)) for term in chosen]
+
+
+def spelled(term: Term, collection: Collection, own: np.ndarray) -> str:
+    """The term as most documents of a cluster write it.
+
+    Args:
+        own: mask of the cluster's documents.
+    """
+    documents = [collection.documents[place] for place in np.flatnonzero(own & term.inside)]
+    return written_forms([term.term], documents, collection.tokenize).get(term.term, term.term)
 
 
 def without_addresses(

@@ -62,8 +62,14 @@ def address_words(document: str, tokenize: Callable[[str], list[str]]) -> set[st
     """The words of the e-mail addresses in a document, as they are in the vocabulary."""
     if "@" not in document:
         return set()
-    lines = [line for line in document.splitlines() if "@" in line]
-    return set(tokenize(" ".join([part for line in lines for part in line.split() if "@" in part[1:-1]])))
+    # The last word before each @ and the first word after it, if there is no space between.
+    beside = [
+        word
+        for before, after in pairwise(document.split("@"))
+        if before[-1:].strip() and after[:1].strip()
+        for word in (before.rsplit(None, 1)[-1], after.split(None, 1)[0])
+    ]
+    return set(tokenize(" ".join(beside))) if beside else set()
 
 
 class Words(dict[str, str]):
