@@ -39,7 +39,7 @@ from model.artefacts import MODEL_FILE, TRANSFORMER_FILE
 from prometheus import Prometheus, Version
 from retraining import decision, gate, schedule
 from retraining.arguments import parse_arguments, schedule_of
-from retraining.canary import Trial, Watch, stable_version, superseded, try_canary, watch_canary
+from retraining.canary import Trial, Watch, end_standby, stable_version, superseded, try_canary, watch_canary
 from retraining.decision import FAILED, INCONCLUSIVE, Decision
 from retraining.lock import Lock
 from retraining.resume import download, is_open, settle
@@ -159,6 +159,7 @@ def try_candidate(options: argparse.Namespace, trial: Trial, started: Decision, 
     state = trial.deployed.fetch()
     if stable_version(state) != started.stable or len(state.traffic()) > 1:
         return conclude(trial, started, *superseded(state))
+    end_standby(trial.deployed, state, started.version)
     settings = settings_of(trial.deployed, state)
     deployment = argparse.Namespace(**vars(options) | settings | files_in(folder) | {"dry_run": False, "wait": True})
     trial.lock.check()

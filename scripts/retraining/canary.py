@@ -10,9 +10,10 @@ from deployment.deployed_service import DeployedService, ServiceState, describe_
 from deployment.diagnosis import containers, is_ready, revision_of, troubles
 from deployment.gateway import NoAnswer, WrongAnswer
 from deployment.manifests import KubernetesObject
+from deployment.polling import poll
 from deployment.rollout import give_share, return_to_previous
-from deployment.scaling import scale_to_zero
-from deployment.waiting import NotReady
+from deployment.scaling import idle_revisions, scale_to_zero
+from deployment.waiting import NO_ROOM_SECONDS, NotReady
 from failure import BadInput, Failure
 from prometheus import Prometheus, Version
 from retraining import decision
@@ -46,6 +47,25 @@ class Trial(NamedTuple):
     watch: Watch
     timeout: float  # of each change of the traffic, in seconds
     lock: Lock
+
+
+def end_standby(deployed: DeployedService, state: ServiceState, candidate: str) -> None:
+    """End the pods of the standby, which the canary will replace, and wait until their room is free.
+
+    The pods of a scheduled run have a lower priority than those of services: on a full node Kubernetes would evict the
+    run in favour of its own canary, and no pod of the next run would find room.
+    """
+    idle = [name for name in idle_revisions(state, {}) if state.version_of(name) != candidate]
+    callers = [name for name in idle if state.predictor_of(name)]
+    # First the transformer, which would start its predictor again until it has ended.
+    for names in (callers, [name for name in idle if name not in callers]):
+        if not names:
+            continue
+        scale_to_zero(deployed, state, names)
+        log.info("Waiting at most %d s until their pods have ended, to make room for the canary", NO_ROOM_SECONDS)
+        for _ in poll(NO_ROOM_SECONDS):
+            if not any(revision_of(pod) in names for pod in deployed.fetch().pods):
+                break
 
 
 def try_canary(trial: Trial, started: Decision, deploy: Callable[[], None]) -> Decision:

@@ -13,13 +13,14 @@ from types import SimpleNamespace
 import pytest
 from botocore.exceptions import ClientError
 
+import deploy_service
 import retrain as program
 from deployment.deployed_service import keys_in
 from prometheus import Prometheus
 from retraining import canary as canary_module
 from retraining.analysis import Figures
 from retraining.canary import Watch
-from support.deployment import succeeded, traffic, version
+from support.deployment import label, succeeded, traffic, version
 from support.retraining import decided, run_retrain, service_options
 from support.services import run_training
 from support.stores import bucket_in
@@ -138,6 +139,23 @@ def test_without_a_reason_or_a_usable_corpus_nothing_is_deployed_and_the_log_say
     assert traffic(cluster) == {serving: 100}
     kept = decisions(store, cluster)[-1]
     assert kept["verdict"] == "rejected" and kept["details"]["gate"]["limits"]["min_kept"] == 0.8
+
+
+def test_the_standby_makes_way_before_the_canary_comes_which_would_evict_the_run_on_a_full_node(
+    retrain, deploy, cluster, kserve, trained, with_candidate, monkeypatch
+):
+    standby = version(succeeded(deploy(1, ingress=kserve.ingress)))
+    succeeded(deploy(trained.stable, ingress=kserve.ingress))
+    run, seen = deploy_service.deploy, []
+
+    def watched(options):
+        seen.append({label(pod) for pods in kserve.pods.values() for pod in pods if pod.names})
+        run(options)
+
+    assert standby in {label(pod) for pods in kserve.pods.values() for pod in pods if pod.names}
+    monkeypatch.setattr(deploy_service, "deploy", watched)
+    assert decided(retrain()).startswith("promoted v")
+    assert seen == [{retrain.stable}]
 
 
 def test_a_full_disk_is_an_error_that_leaves_nothing_behind(retrain, cluster, store, with_candidate, tmp_path):
