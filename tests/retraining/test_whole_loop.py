@@ -116,7 +116,8 @@ def test_a_new_topic_is_noticed_learned_and_served_without_a_person(
             assert not query(url, DRIFTED), "posts of the nineteen groups are what the model was trained on"
             options = [*service_options(cluster, store, stub.ingress), "--prometheus", url, "--min-new", 300]
             recorded = f"s3://{store.bucket}-requests/"
-            options += ["--dataset", recorded, "--s3-endpoint", store.url, "--canary", 50, "--analyse", "12s"]
+            # With the old corpus: how many requests there are depends on the machine, and on a few alone numbers change.
+            options += ["--dataset", before, recorded, "--s3-endpoint", store.url, "--canary", 50, "--analyse", "12s"]
             numbers = dict(zip(range(19), clients.ask([post(rng, group) for group in range(19)])[1]))
             assert sorted(numbers.values()) == list(range(19))
 
