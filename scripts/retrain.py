@@ -39,7 +39,16 @@ from model.artefacts import MODEL_FILE, TRANSFORMER_FILE
 from prometheus import Prometheus, Version
 from retraining import decision, gate, schedule
 from retraining.arguments import parse_arguments, schedule_of
-from retraining.canary import Trial, Watch, end_standby, stable_version, superseded, try_canary, watch_canary
+from retraining.canary import (
+    Trial,
+    Watch,
+    end_standby,
+    serves_alone,
+    stable_version,
+    superseded,
+    try_canary,
+    watch_canary,
+)
 from retraining.decision import FAILED, INCONCLUSIVE, Decision
 from retraining.lock import Lock
 from retraining.resume import download, is_open, settle
@@ -156,10 +165,9 @@ def check_and_try(
 
 def try_candidate(options: argparse.Namespace, trial: Trial, started: Decision, folder: Path) -> Decision:
     """Deploy the files of a folder as a canary, with the settings of the stable version, and decide about it."""
-    state = trial.deployed.fetch()
-    if stable_version(state) != started.stable or len(state.traffic()) > 1:
+    state = end_standby(trial.deployed, trial.deployed.fetch(), started.stable, started.version)
+    if not serves_alone(state, started.stable):
         return conclude(trial, started, *superseded(state))
-    end_standby(trial.deployed, state, started.version)
     settings = settings_of(trial.deployed, state)
     deployment = argparse.Namespace(**vars(options) | settings | files_in(folder) | {"dry_run": False, "wait": True})
     trial.lock.check()

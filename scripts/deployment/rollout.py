@@ -57,16 +57,13 @@ def roll_out(
 ) -> ServiceState:
     """Apply a version, and give it its requests once it has passed the smoke test.
 
-    If nothing serves yet, and in KServe's Standard mode, the version gets its requests at once.
+    If nothing serves yet, and in KServe's Standard mode, the version gets its requests at once. Returns the state afterwards.
 
     Args:
         before: the state before the rollout.
         service: the InferenceService to apply.
         clusters: of clusters.json, for the smoke test.
         canary: percent of the requests, or None for all.
-
-    Returns:
-        The state afterwards.
 
     Raises:
         NotReady, WrongAnswer: the version failed and is scaled to zero.

@@ -81,8 +81,8 @@ def fetch_figures(prometheus: Prometheus, component: str, version: Version, seco
     requests, predicted, explained, answered = (
         rise(f"{stage}_seconds_count") for stage in ("preprocess", "predict", "explain", "postprocess")
     )
-    # A request that is in progress while Prometheus scrapes has been counted in preprocess only, but has not failed there:
-    # what their number may differ by, by chance, between the beginning and the end of the interval is left out.
+    # Requests in progress during a scrape are counted in preprocess only, but have not failed. Their number differs by
+    # chance between the beginning and the end of the interval: three standard errors are left out.
     in_progress = (rise("predict_seconds_sum") + rise("explain_seconds_sum")) / seconds
     rejected = max(requests - predicted - explained - 3 * math.sqrt(2 * in_progress), 0)
     failed = max(predicted + explained - answered, 0) + rejected

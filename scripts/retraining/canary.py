@@ -49,23 +49,32 @@ class Trial(NamedTuple):
     lock: Lock
 
 
-def end_standby(deployed: DeployedService, state: ServiceState, candidate: str) -> None:
+def serves_alone(state: ServiceState, version: str) -> bool:
+    """Whether a version gets all requests."""
+    return list(state.traffic()) == [version]
+
+
+def end_standby(deployed: DeployedService, state: ServiceState, stable: str, candidate: str) -> ServiceState:
     """End the pods of the standby, which the canary will replace, and wait until their room is free.
 
     The pods of a scheduled run have a lower priority than those of services: on a full node Kubernetes would evict the
     run in favour of its own canary, and no pod of the next run would find room.
+
+    Returns:
+        The state afterwards; a person may have changed the traffic meanwhile, which ends the wait.
     """
-    idle = [name for name in idle_revisions(state, {}) if state.version_of(name) != candidate]
-    callers = [name for name in idle if state.predictor_of(name)]
-    # First the transformer, which would start its predictor again until it has ended.
-    for names in (callers, [name for name in idle if name not in callers]):
-        if not names:
+    for is_caller in (True, False):  # first the transformer, which would start its predictor again until it has ended
+        idle = [name for name in idle_revisions(state, {}) if state.version_of(name) != candidate]
+        names = [name for name in idle if bool(state.predictor_of(name)) == is_caller]
+        if not names or not serves_alone(state, stable):
             continue
         scale_to_zero(deployed, state, names)
         log.info("Waiting at most %d s until their pods have ended, to make room for the canary", NO_ROOM_SECONDS)
         for _ in poll(NO_ROOM_SECONDS):
-            if not any(revision_of(pod) in names for pod in deployed.fetch().pods):
+            state = deployed.fetch()
+            if not serves_alone(state, stable) or not any(revision_of(pod) in names for pod in state.pods):
                 break
+    return state
 
 
 def try_canary(trial: Trial, started: Decision, deploy: Callable[[], None]) -> Decision:

@@ -87,7 +87,7 @@ class Collection:
         return float(np.mean(mask[own]) / elsewhere) if own.any() else 0.0
 
     def is_typical(self, term: Term, number: int) -> bool:
-        """Whether a term is much more frequent in a cluster than elsewhere, rare there, and weighs nowhere more."""
+        """Whether a term is much more frequent in a cluster than elsewhere, where it is rare and weighs little more."""
         others = self.clusters != number
         parts = [self.columns[part] for part in {term.term, *term.words} if part in self.columns]
         return bool(

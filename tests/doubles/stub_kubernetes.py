@@ -14,10 +14,12 @@ import re
 import threading
 import uuid
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, urlsplit
 
 import yaml
+
+from support.server_thread import ServerThread
 
 KINDS = {
     # plural: (group/version, kind, namespaced)
@@ -63,7 +65,7 @@ def refused_logger(spec):
     return None
 
 
-class StubKubernetes:
+class StubKubernetes(ServerThread):
     """The server and its objects. `with StubKubernetes() as api: api.kubeconfig(...)`."""
 
     def __init__(self, port=0, kserve=True):
@@ -79,18 +81,8 @@ class StubKubernetes:
         class Handler(RequestHandler):
             stub = api
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        super().__init__(Handler, port)
         self.put("namespaces", None, {"metadata": {"name": "default"}})
-
-    def __enter__(self):
-        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_):
-        self.server.shutdown()
-        self.server.server_close()
 
     def put(self, plural, namespace, new):
         """Store an object with the metadata that a server adds; returns it."""
@@ -500,12 +492,3 @@ class RequestHandler(BaseHTTPRequestHandler):
                     }
                 }
         return {"openapi": "3.0.0", "info": {"title": "stub", "version": "1"}, "paths": paths}
-
-
-if __name__ == "__main__":
-    import sys
-    from pathlib import Path
-
-    with StubKubernetes(int(sys.argv[1])) as stub_server:
-        stub_server.kubeconfig(Path(sys.argv[2]))
-        threading.Event().wait()

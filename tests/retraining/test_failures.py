@@ -275,19 +275,26 @@ def test_without_metrics_nothing_is_trained_and_without_prometheus_a_canary_is_l
 
 
 @pytest.mark.parametrize(
-    ("action", "reason"),
-    [("--delete", "the service is gone"), ("--rollback", "somebody else changed the traffic meanwhile: v")],
+    ("step", "action", "reason"),
+    [
+        ((program, "train"), "--delete", "the service is gone"),
+        ((program, "train"), "--rollback", "somebody else changed the traffic meanwhile: v"),
+        ((canary_module, "scale_to_zero"), "--rollback", "somebody else changed the traffic meanwhile: v"),
+    ],
 )
-def test_what_a_person_does_during_the_training_is_respected(
-    retrain, deploy, deployed, cluster, kserve, store, training_runs, monkeypatch, action, reason
+def test_what_a_person_does_during_the_training_or_while_the_standby_ends_is_respected(
+    retrain, deploy, deployed, cluster, kserve, store, training_runs, monkeypatch, step, action, reason
 ):
     deployed(0, 1)
+    monkeypatch.setattr(program, "train", lambda _, folder, *__: shutil.copytree(training_runs[2], folder))
+    taken = getattr(*step)
 
-    def train(_, folder, *__):
+    def interrupted(*arguments):
+        taken(*arguments)
+        monkeypatch.setattr(*step, taken)
         succeeded(deploy(1, action, ingress=kserve.ingress))
-        shutil.copytree(training_runs[2], folder)
 
-    monkeypatch.setattr(program, "train", train)
+    monkeypatch.setattr(*step, interrupted)
     message = decided(retrain())
     assert message.startswith("superseded v") and reason in message
     assert [each["verdict"] for each in decisions(store, cluster)] == ["superseded"]

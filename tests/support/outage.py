@@ -1,12 +1,13 @@
 """A real store that goes down at a certain request: a proxy in front of it, which from then on closes all connections."""
 
 import http.client
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import urlsplit
 
+from support.server_thread import ServerThread
 
-class Outage:
+
+class Outage(ServerThread):
     """Runs until its `with` block ends. Clients use `url` as the address of the store."""
 
     def __init__(self, url: str):
@@ -17,9 +18,7 @@ class Outage:
 
         self.begin = None  # the first request that finds the store down: method, and parts of the path and of the body
         self.down = False
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        super().__init__(Handler)
 
     def is_down(self, method: str, path: str, body: bytes) -> bool:
         if self.begin and not self.down:
@@ -29,14 +28,6 @@ class Outage:
 
     def end(self):
         self.begin, self.down = None, False
-
-    def __enter__(self):
-        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_):
-        self.server.shutdown()
-        self.server.server_close()
 
 
 class Forwarder(BaseHTTPRequestHandler):
