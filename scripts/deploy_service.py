@@ -178,9 +178,8 @@ def list_versions(options: argparse.Namespace) -> None:
 def delete(options: argparse.Namespace) -> None:
     deployed, store = service_of(options), store_of(options)
     used_elsewhere = deployed.used_elsewhere() if options.delete_artefacts else set()
-    secrets = deployed.secrets()
-    keys = [*all_keys(secrets), *all_keys(secrets, manifests.RECORDER_KEYS)]
-    keys += schedule.current_keys(deployed.kubectl, options.model_name)
+    secrets, scheduled = deployed.secrets(), schedule.current_keys(deployed.kubectl, options.model_name)
+    keys = [*all_keys(secrets), *all_keys(secrets, manifests.RECORDER_KEYS), *scheduled]
     delete_service_users(store, options.model_name, keys)
     deployed.delete()
     if options.delete_requests:

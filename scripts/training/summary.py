@@ -3,6 +3,8 @@
 import logging
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
 from corpus.source import CorpusError, Source
 from model import artefacts
 from training.cluster_statistics import ClusterStatistics
@@ -37,7 +39,8 @@ def check_statistics(statistics: ClusterStatistics, source: Source, documents: i
 
 def describe_clusters(fitted: FittedModel, sample: Sample, statistics: ClusterStatistics) -> list[dict[str, Any]]:
     """Describe each cluster as in clusters.json, ordered by number."""
-    terms = describe_terms(fitted, sample, statistics)
+    with threadpool_limits(1):  # the matrices are small: a second thread would only wait, which takes as much CPU
+        terms = describe_terms(fitted, sample, statistics)
     continuation = fitted.continuation
     described = [
         {"cluster": number, **inherited, "size": int(statistics.sizes[number]), **terms[number]}
