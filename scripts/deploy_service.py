@@ -34,11 +34,12 @@ from deployment.arguments import parse_arguments, service_settings
 from deployment.connections import gateway_of, keys_of, request_store_of, require_serving, service_of, store_of
 from deployment.deployed_service import ServiceState, all_keys, describe_traffic
 from deployment.gateway import sample_texts
-from deployment.isolation import isolate
+from deployment.inventory import take_inventory
+from deployment.isolation import isolation
 from deployment.naming_rules import check_names
 from deployment.preflight import check_canary, check_topology, validate_manifests, warn_of_new_numbers
 from deployment.rollout import give_share, next_attempt, return_to_previous, roll_out, start
-from deployment.room import check_size, log_room, schedulable_nodes
+from deployment.room import check_size, log_room
 from deployment.verification import reasons_logged, send_sample, show_sample
 from deployment.version_table import print_versions
 from failure import BadInput, report_errors
@@ -83,13 +84,12 @@ def deploy(options: argparse.Namespace) -> None:
 
     settings = service_settings(options)
     deployed, store = service_of(options), store_of(options)
-    before = deployed.fetch()
+    before, inventory = deployed.fetch(), take_inventory(deployed.kubectl)
     check_topology(before, options.model_name, options.collocate)
     if options.canary:
         check_canary(before, options.model_name, version.name)
-    has_namespace = validate_manifests(deployed.kubectl, settings, version.name)
-    nodes = schedulable_nodes(deployed.kubectl)
-    check_size(nodes, settings)
+    has_namespace = validate_manifests(deployed.kubectl, settings, version.name, inventory)
+    check_size(inventory, settings)
 
     store.create_bucket()
     store.copy_shared(before.versions())
@@ -97,12 +97,11 @@ def deploy(options: argparse.Namespace) -> None:
     record = store.upload(version)
     keys = keys_of(options, deployed, store)
     namespace = [] if has_namespace else [manifests.namespace(options.namespace)]
-    deployed.kubectl.apply(*namespace, *manifests.credentials(settings, keys))
-    isolate(deployed.kubectl, settings)
+    deployed.kubectl.apply(*namespace, *manifests.credentials(settings, keys), *isolation(settings, inventory))
 
     content = manifests.Content(version.name, manifests.credentials_name(settings, keys), record["uploaded"])
     service = manifests.inference_service(settings, next_attempt(before, settings, content))
-    log_room(deployed.kubectl, nodes, before, settings, service)
+    log_room(inventory, before, settings, service)
     if not options.wait:
         start(deployed, before, service, options.timeout)
         log_not_waiting(options, before)

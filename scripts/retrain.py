@@ -31,6 +31,7 @@ import deploy_service
 from corpus.documents import CorpusError
 from corpus.source import source_of
 from deployment.connections import require_serving, service_of, store_of
+from deployment.inventory import take_inventory
 from deployment.isolation import is_prepared
 from deployment.naming_rules import check_names
 from deployment.preflight import check_canary
@@ -196,7 +197,7 @@ def start_schedule(options: argparse.Namespace, argv: list[str]) -> None:
     serving = require_serving(deployed)
     keys = schedule.keys(deployed.kubectl, store, settings, options.dataset, options.share_keys)
     pull_secret = settings_of(deployed, serving)["image_pull_secret"]
-    settings = settings._replace(isolated=is_prepared(deployed.kubectl), image_pull_secret=pull_secret)
+    settings = settings._replace(isolated=is_prepared(take_inventory(deployed.kubectl)), image_pull_secret=pull_secret)
     deployed.kubectl.apply(*schedule.objects(settings, keys, serving.service))
     schedule.log_next_steps(settings)
 

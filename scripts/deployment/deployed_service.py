@@ -4,10 +4,10 @@ import base64
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from deployment.kubectl import KNATIVE_KINDS, KSERVE_KIND, Kubectl, KubectlFailed
+from deployment.kubectl import KSERVE_KIND, REVISION_KIND, ROUTE_KIND, Kubectl, KubectlFailed
 from deployment.manifests import (
     COMPONENTS,
     READER_KEYS,
@@ -24,7 +24,7 @@ from deployment.manifests import (
 )
 from failure import Failure
 
-NETWORK_POLICY_KIND = "networkpolicies.networking.k8s.io"
+NETWORK_POLICY_KIND = "networkpolicies.v1.networking.k8s.io"
 CREDENTIAL_KINDS = ("secret", "serviceaccount", "configmap")
 
 log = logging.getLogger(__name__)
@@ -190,21 +190,35 @@ def describe_traffic(shares: dict[str, int]) -> str:
 
 
 class DeployedService:
-    """The service `name` in kubectl's namespace. Raises Failure unless the cluster answers and has KServe."""
+    """The service `name` in kubectl's namespace."""
 
     def __init__(self, kubectl: Kubectl, name: str) -> None:
         self.kubectl, self.name = kubectl, name
-        self.kinds = [*kubectl.kinds(), "pods"]
+        self.kinds = [KSERVE_KIND, REVISION_KIND, ROUTE_KIND, "pods"]
 
     def fetch(self) -> ServiceState:
-        """Read the state with a single call, so that its parts are consistent."""
+        """Read the state with a single call, so that its parts are consistent.
+
+        Raises:
+            Failure: the cluster does not answer, or has no KServe.
+        """
         found: dict[str, dict[str, Any]] = {"InferenceService": {}, "Revision": {}, "Route": {}, "Pod": {}}
-        for item in (self.kubectl.get(",".join(self.kinds)) or {"items": []})["items"]:
+        for item in self.list_objects(self.kinds, "-n", self.kubectl.namespace):
             if self.name in (item["metadata"]["name"], item["metadata"].get("labels", {}).get(SERVICE_LABEL)):
                 found[item["kind"]][item["metadata"]["name"]] = item
         return ServiceState(
             found["InferenceService"].get(self.name), found["Revision"], found["Route"], list(found["Pod"].values())
         )
+
+    def list_objects(self, kinds: Sequence[str], *scope: str) -> list[KubernetesObject]:
+        """The objects of these kinds, without those of Knative where KServe runs without it."""
+        try:
+            return json.loads(self.kubectl.run("get", ",".join(kinds), *scope, "-o", "json"))["items"]
+        except KubectlFailed as error:
+            if not error.without_knative:
+                raise
+        self.kinds = [kind for kind in self.kinds if kind not in (REVISION_KIND, ROUTE_KIND)]
+        return self.list_objects([kind for kind in kinds if kind in self.kinds], *scope)
 
     def secrets(self) -> list[KubernetesObject]:
         """The Secrets of the service's versions, the latest first."""
@@ -237,9 +251,8 @@ class DeployedService:
         Raises:
             Failure: they cannot be listed.
         """
-        kinds = ",".join(kind for kind in self.kinds if kind in (KSERVE_KIND, KNATIVE_KINDS[0]))
         try:
-            items = self.kubectl.get_all(kinds)
+            items = self.list_objects([KSERVE_KIND, REVISION_KIND], "--all-namespaces")
         except KubectlFailed as error:
             raise Failure(
                 f"cannot check whether services in other namespaces use these files, so nothing was deleted: {error}"
@@ -294,7 +307,7 @@ class DeployedService:
         """Set annotations, or remove them with None."""
         self.kubectl.run(
             "annotate",
-            "revisions.serving.knative.dev",
+            REVISION_KIND,
             *names,
             "-n",
             self.kubectl.namespace,

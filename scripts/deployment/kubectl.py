@@ -11,9 +11,9 @@ from failure import BadInput, Failure
 from model.artefacts import signals_held
 
 SERVER_SIDE = ("--server-side", "--force-conflicts", "--field-manager=deploy-service", "-f", "-")
-KSERVE_API, KNATIVE_API = "serving.kserve.io/v1beta1", "serving.knative.dev/v1"
-KSERVE_KIND = "inferenceservices.serving.kserve.io"
-KNATIVE_KINDS = ("revisions.serving.knative.dev", "routes.serving.knative.dev")
+# With their versions: for KIND.GROUP alone, each start of kubectl asks the server for all kinds of all groups.
+KSERVE_KIND = "inferenceservices.v1beta1.serving.kserve.io"
+REVISION_KIND, ROUTE_KIND = "revisions.v1.serving.knative.dev", "routes.v1.serving.knative.dev"
 UNREACHABLE = (
     r"was refused|Unable to connect|no such host|i/o timeout|no route to host|deadline exceeded|"
     r"Client.Timeout|TLS handshake"
@@ -23,11 +23,16 @@ log = logging.getLogger(__name__)
 
 
 class KubectlFailed(Failure):
-    """kubectl ended with an error; `stderr` is its error output."""
+    """kubectl ended with an error.
+
+    Attributes:
+        stderr: its error output.
+        stdout: its output; of several kinds it prints those that it could read.
+    """
 
     def __init__(self, message: str, stderr: str) -> None:
         super().__init__(message)
-        self.stderr = stderr
+        self.stderr, self.stdout = stderr, ""
 
     @property
     def not_found(self) -> bool:
@@ -40,6 +45,10 @@ class KubectlFailed(Failure):
     @property
     def forbidden(self) -> bool:
         return "orbidden" in self.stderr
+
+    @property
+    def without_knative(self) -> bool:
+        return "doesn't have a resource type \"r" in self.stderr  # revisions, routes
 
 
 class Kubectl:
@@ -58,7 +67,10 @@ class Kubectl:
         except sh.CommandNotFound:
             raise BadInput("kubectl is not installed or not in PATH: https://kubernetes.io/docs/tasks/tools/") from None
         except sh.ErrorReturnCode as error:
-            raise self.failure(args[0], error.stderr.decode(errors="replace").strip()) from None
+            failure = self.failure(args[0], error.stderr.decode(errors="replace").strip())
+            if isinstance(failure, KubectlFailed):
+                failure.stdout = error.stdout.decode(errors="replace")
+            raise failure from None
         return str(running)
 
     def failure(self, verb: str, stderr: str) -> Failure:
@@ -86,6 +98,11 @@ class Kubectl:
             )
         if re.search(r"Unauthorized|must be logged in|Please enter Username", line):
             return KubectlFailed("the cluster rejects your login: log in again, or choose another --context", stderr)
+        if 'resource type "inferenceservices"' in line:
+            return Failure(
+                "KServe is not installed in this cluster (no InferenceService kind): install it, or choose "
+                "another --context"
+            )
         if "being terminated" in line:
             return KubectlFailed(self.terminating(), stderr)
         if "orbidden" in line:
@@ -104,9 +121,9 @@ class Kubectl:
                 return None
             raise
 
-    def get_all(self, kind: str) -> list[KubernetesObject]:
-        """The objects of a kind in all namespaces."""
-        return json.loads(self.run("get", kind, "--all-namespaces", "-o", "json"))["items"]
+    def get_all(self, *kinds: str) -> list[KubernetesObject]:
+        """The objects of these kinds in all namespaces."""
+        return json.loads(self.run("get", ",".join(kinds), "--all-namespaces", "-o", "json"))["items"]
 
     def apply(self, *manifests: KubernetesObject) -> None:
         for line in self.run("apply", *SERVER_SIDE, stdin=dump(*manifests)).splitlines():
@@ -121,34 +138,6 @@ class Kubectl:
             if error.conflict:
                 return False
             raise
-        return True
-
-    def kinds(self) -> list[str]:
-        """Those kinds of KServe and Knative that the cluster has. Raises Failure unless it answers and has KServe.
-
-        From the list of API groups: kubectl api-resources fails as a whole if any aggregated API is down.
-        """
-        groups = json.loads(self.run("get", "--raw", "/apis"))["groups"]
-        versions = {version["groupVersion"] for group in groups for version in group["versions"]}
-        if KSERVE_API not in versions:
-            raise Failure(
-                "KServe is not installed in this cluster (no InferenceService kind): install it, or choose "
-                "another --context"
-            )
-        return [KSERVE_KIND, *(KNATIVE_KINDS if KNATIVE_API in versions else ())]
-
-    def has_namespace(self) -> bool:
-        """Whether the namespace exists. Raises Failure while it is being deleted."""
-        try:
-            found = json.loads(self.run("get", "namespace", self.namespace, "-o", "json"))
-        except KubectlFailed as error:
-            if error.not_found:
-                return False
-            if not error.forbidden:  # a user may be allowed to use a namespace but not to read it
-                raise
-            return True
-        if found["status"]["phase"] == "Terminating":
-            raise Failure(self.terminating())
         return True
 
     def validate(self, *manifests: KubernetesObject) -> None:

@@ -41,6 +41,7 @@ SCRAPING = {
     "serving.kserve.io/enable-prometheus-scraping": "false",
 }
 
+SCRYPT_COST = 2**14  # takes 50 ms
 CA_FILE = "cabundle.crt"
 # The keys of a Secret: those that KServe's storage initializer reads models with, and those that requests are recorded
 # with.
@@ -131,7 +132,7 @@ def credentials_name(settings: ServiceSettings, keys: ServiceKeys | None = None)
 
 @functools.cache
 def expensive_digest(text: str) -> str:
-    return hashlib.scrypt(text.encode(), salt=b"mlops-poc", n=2**14, r=8, p=1, dklen=5).hex()
+    return hashlib.scrypt(text.encode(), salt=b"mlops-poc", n=SCRYPT_COST, r=8, p=1, dklen=5).hex()
 
 
 def credentials(settings: ServiceSettings, keys: ServiceKeys | None = None) -> list[KubernetesObject]:

@@ -1,12 +1,14 @@
 """Check, before anything is changed, that a version can be deployed as requested."""
 
+import json
 import logging
 import shlex
 
 from deployment.deployed_service import ServiceState
-from deployment.kubectl import Kubectl
+from deployment.inventory import Inventory
+from deployment.kubectl import Kubectl, KubectlFailed
 from deployment.manifests import Content, ServiceSettings, credentials, credentials_name, inference_service
-from failure import BadInput
+from failure import BadInput, Failure
 from store.model_store import ModelStore, Version
 
 log = logging.getLogger(__name__)
@@ -30,13 +32,32 @@ def check_canary(state: ServiceState, name: str, version: str) -> None:
         raise BadInput(f"version {version} gets all requests already: train another one to try it as canary")
 
 
-def validate_manifests(kubectl: Kubectl, settings: ServiceSettings, version: str) -> bool:
+def validate_manifests(kubectl: Kubectl, settings: ServiceSettings, version: str, inventory: Inventory) -> bool:
     """Let the server check all manifests if the namespace exists. Returns whether it does."""
-    has_namespace = kubectl.has_namespace()
-    if has_namespace:
+    exists = has_namespace(kubectl, inventory)
+    if exists:
         service = inference_service(settings, Content(version, credentials_name(settings)))
         kubectl.validate(*credentials(settings), service)
-    return has_namespace
+    return exists
+
+
+def has_namespace(kubectl: Kubectl, inventory: Inventory) -> bool:
+    """Whether kubectl's namespace exists. Raises Failure while it is being deleted."""
+    if inventory.namespaces is not None:
+        named = [each for each in inventory.namespaces if each["metadata"]["name"] == kubectl.namespace]
+        found = named[0] if named else None
+    else:
+        try:
+            found = json.loads(kubectl.run("get", "namespace", kubectl.namespace, "-o", "json"))
+        except KubectlFailed as error:
+            if error.forbidden:  # a user may be allowed to use a namespace but not to read it
+                return True
+            if not error.not_found:
+                raise
+            found = None
+    if found and found["status"]["phase"] == "Terminating":
+        raise Failure(kubectl.terminating())
+    return found is not None
 
 
 def warn_of_new_numbers(state: ServiceState, version: Version, store: ModelStore) -> None:

@@ -88,9 +88,7 @@ def roll_out(
             raise
         withdraw(deployed, spec, before)
         raise type(error)(f"{error}{describe_serving(gateway, deployed.fetch())}") from None
-    tested = deployed.fetch()
-    tested.check_not_replaced(spec)
-    return give_share(deployed, tested, canary, before.serving(), gateway.timeout)
+    return give_share(deployed, ready, canary, before.serving(), gateway.timeout)
 
 
 def record_ready(deployed: DeployedService, state: ServiceState) -> None:
@@ -230,7 +228,7 @@ def give_share(
     """Give the newest version its share of the requests, or all with None.
 
     Args:
-        state: of now. Raises Replaced if the newest version has become another one.
+        state: raises Replaced if the newest version has become another one since then.
         served: the revisions that got the requests so far; when they get none any more they become the standby.
     """
     deployed.set_canary(percent, state)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from deployment.deployed_service import ServiceState
 from deployment.diagnosis import revision_of
-from deployment.kubectl import Kubectl, KubectlFailed
+from deployment.inventory import Inventory
 from deployment.manifests import RECORDER_RESOURCES, KubernetesObject, ServiceSettings, signature
 from failure import BadInput
 
@@ -38,18 +38,9 @@ STORAGE_INITIALIZER = Room(0.1, 100 * 2**20)
 AGENT = Room(0.1, 100 * 2**20)  # KServe's logger: "agent" in inferenceservice-config
 
 
-def schedulable_nodes(kubectl: Kubectl) -> list[KubernetesObject] | None:
-    """The nodes that take pods; None if this user may not read them."""
-    try:
-        return [node for node in kubectl.get_all("nodes") if is_schedulable(node)]
-    except KubectlFailed as error:
-        log.debug("Whether a node can hold a pod of the new version is not known: %s", error)
-        return None
-
-
-def check_size(nodes: list[KubernetesObject] | None, settings: ServiceSettings) -> None:
+def check_size(inventory: Inventory, settings: ServiceSettings) -> None:
     """Raises BadInput if a pod requests more than any node has."""
-    sizes = [room_of(node["status"].get("allocatable", {})) for node in nodes or []]
+    sizes = [room_of(node["status"].get("allocatable", {})) for node in inventory.nodes or [] if is_schedulable(node)]
     pod = new_pods(settings)[0]
     if sizes and not any(size.holds(pod) for size in sizes):
         raise BadInput(
@@ -58,30 +49,20 @@ def check_size(nodes: list[KubernetesObject] | None, settings: ServiceSettings) 
         )
 
 
-def log_room(
-    kubectl: Kubectl,
-    nodes: list[KubernetesObject] | None,
-    state: ServiceState,
-    settings: ServiceSettings,
-    service: KubernetesObject,
-) -> None:
+def log_room(inventory: Inventory, state: ServiceState, settings: ServiceSettings, service: KubernetesObject) -> None:
     """Log whether the pods that a deployment creates fit beside what runs, and what happens if they do not.
 
     Args:
-        nodes: those that take pods; None if they are not known, and nothing is logged.
+        inventory: before the deployment. If nodes or pods are not known, nothing is logged.
         state: before the deployment.
         service: the InferenceService to apply. Its pods that run already, from an earlier attempt, are not created again.
     """
     digest = signature(next(iter(service["spec"].values())))
     own = [pod for pod in state.pods if signature(pod) == digest and not is_ending(pod)]
     wanted = new_pods(settings)[len(own) :]
-    if not wanted or nodes is None:
+    if not wanted or inventory.nodes is None or inventory.pods is None:
         return
-    try:
-        pods = kubectl.get_all("pods")
-    except KubectlFailed as error:
-        log.debug("Whether there is room for the new pods is not known: %s", error)
-        return
+    nodes, pods = [node for node in inventory.nodes if is_schedulable(node)], inventory.pods
     others = [pod for pod in state.pods if pod not in own and not is_ending(pod)]
     idle = [pod for pod in others if revision_of(pod) not in state.used_revisions()]
     idle_uids = {pod["metadata"]["uid"] for pod in idle}

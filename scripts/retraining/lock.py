@@ -23,7 +23,7 @@ from failure import Failure
 
 DURATION = 60.0
 RENEW_INTERVAL = 15.0
-KIND = "leases.coordination.k8s.io"
+KIND = "leases.v1.coordination.k8s.io"
 
 log = logging.getLogger(__name__)
 

@@ -1,12 +1,12 @@
 """Whether a new version fits on the nodes: the arithmetic of requests."""
 
 import logging
-from types import SimpleNamespace
 
 import pytest
 
 from deployment.arguments import parse_arguments, service_settings
 from deployment.deployed_service import ServiceState
+from deployment.inventory import Inventory
 from deployment.manifests import Content, inference_service
 from deployment.room import Room, fit, free_rooms, is_schedulable, log_room, new_pods, quantity, requested_by
 
@@ -101,7 +101,7 @@ def room_line(caplog, cpus, pods):
     state = ServiceState({"spec": {"predictor": {}, "transformer": {}}, "status": status}, revisions, {}, pods)
     caplog.set_level(logging.INFO)
     caplog.clear()
-    log_room(SimpleNamespace(get_all={"pods": pods}.get), [node("a", cpus)], state, settings(), service)
+    log_room(Inventory([node("a", cpus)], None, pods), state, settings(), service)
     return " ".join(caplog.messages)
 
 

@@ -152,7 +152,7 @@ class StubKServe(StubKubelet):
     # --- The controller -----------------------------------------------------------------------
 
     def run(self):
-        while not self.stopping.wait(0.05):
+        while not self.stopping.wait(0.01):
             if self.nothing_to_do():
                 continue
             try:

@@ -40,6 +40,7 @@ def load_file_once(_, path):
 
 def run(arguments, environment, constants, outputs):
     """In the new process. constants: {"module.NAME": value} to set beforehand; outputs: paths for stdout and stderr."""
+    gc.disable()  # it ends soon
     os.environ.clear()
     os.environ.update(environment)
     for descriptor, path in enumerate((os.devnull, *outputs)):

@@ -168,6 +168,7 @@ CONSTANTS = {
     "deployment.waiting.STUCK_SECONDS": 0,
     "deployment.waiting.NO_ROOM_SECONDS": 0,
     "deployment.polling.LONGEST_PAUSE": 0.3,
+    "deployment.manifests.SCRYPT_COST": 2,
 }
 
 
