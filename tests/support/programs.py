@@ -16,19 +16,24 @@ import subprocess
 import sys
 import tempfile
 import threading
-from multiprocessing import reduction
+from collections.abc import Iterable
+from multiprocessing import forkserver, reduction
 from pathlib import Path
+from unittest import mock
 
 ROOT = Path(__file__).resolve().parents[2]
-# Not KServe itself, which parses the command line when it is imported, and nothing of the project.
+# Not KServe itself, which parses the command line when it is imported.
 LIBRARIES = [
     "numpy",
     "scipy.sparse",
     "scipy.stats",
+    "scipy.cluster.hierarchy",
     "sklearn.cluster",
+    "sklearn.datasets",
     "sklearn.decomposition",
     "sklearn.feature_extraction.text",
     "sklearn.metrics",
+    "sklearn.naive_bayes",
     "sklearn.pipeline",
     "sklearn.preprocessing",
     "joblib",
@@ -53,10 +58,23 @@ LIBRARIES = [
     "timing_asgi",
     "starlette.middleware.cors",
     "yaml",
+    "tqdm",
+    "bokeh.embed",
+    "bokeh.plotting",
+    "jinja2",
+    "minio",
+    "sh",
 ]
 
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(LIBRARIES)
+context.set_forkserver_preload([*LIBRARIES, "support.word_tables"])
+
+
+def start_server():
+    """Once, with the project on its path, which it does not inherit."""
+    folders = (ROOT / "tests", ROOT / "scripts")
+    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(map(str, folders))):
+        forkserver.ensure_running()
 
 
 class Descriptor:
@@ -88,6 +106,7 @@ class Program:
             args=(self.args, str(cwd), self.environment, outputs, start_new_session),
             daemon=True,
         )
+        start_server()
         self.process.start()
         self.pid = self.process.pid
 
@@ -126,8 +145,10 @@ def run_as_main(command: list[str], cwd: str, environment: dict[str, str], outpu
     for descriptor, output in zip((1, 2), outputs):
         os.dup2(output, descriptor)
         os.close(output)
-    own = [str(Path(command[0]).parent), *filter(None, environment.get("PYTHONPATH", "").split(":"))]
-    sys.path[:] = own + [path for path in sys.path if path.startswith((sys.prefix, sys.base_prefix))]
+    folders = list(filter(None, environment.get("PYTHONPATH", "").split(":")))
+    forget_modules(path.stem for folder in folders for path in Path(folder).iterdir())
+    installed = [path for path in sys.path if path.startswith((sys.prefix, sys.base_prefix))]
+    sys.path[:] = [str(Path(command[0]).parent), *folders, *installed]
     sys.argv = command
     # It may have children, and chooses itself how they start.
     multiprocessing.current_process()._config.pop("daemon")
@@ -137,6 +158,13 @@ def run_as_main(command: list[str], cwd: str, environment: dict[str, str], outpu
     finally:
         threading._shutdown()
         atexit._run_exitfuncs()
+
+
+def forget_modules(names: Iterable[str]):
+    """What the program finds under these names may be different from what has been loaded."""
+    names = set(names)
+    for module in [module for module in sys.modules if module.partition(".")[0] in names]:
+        del sys.modules[module]
 
 
 def run_program(script, *arguments, cwd=ROOT, env=None) -> subprocess.CompletedProcess:
