@@ -104,25 +104,30 @@ def number_pattern() -> str:
     return NUMBER.format(r"\d\w*")
 
 
-@functools.cache
 def token_pattern(numbers: tuple[str, ...] = ()) -> str:
     """The regular expression of a word in a translated document.
 
     Args:
         numbers: those that are words.
     """
+    return "|".join([word_pattern(), *([NUMBER.format("|".join(numbers))] if numbers else [])])
+
+
+@functools.cache
+def word_pattern() -> str:
+    """The regular expression of a word that is not a number in a translated document."""
     hangul = HANGUL_INITIAL + HANGUL_FOLLOWING
-    known = [chr(code) for code in range(0x10000) if not re.match(f"[{hangul}]", chr(code))]
-    spaceless = ranges(filter(is_spaceless, known))
-    others = [letter for letter in known if not is_spaceless(letter)]
+    known = letters_except(hangul)
+    spaceless = set(filter(is_spaceless, known))
+    others = [letter for letter in known if letter not in spaceless]
     letters = ranges(filter(str.isalpha, others)) + BEYOND
     inside = ranges(filter(is_inside, others)) + BEYOND
 
     # The lookbehind after the first letter finds the beginning of a word; it is faster than a \\b before it.
     word = f"[{letters}](?<![{inside}].)(?:[{inside}]+|[+#]{{0,2}})"
-    pair = f"[{spaceless}]{{2,}}"
+    pair = f"[{ranges(sorted(spaceless))}]{{2,}}"
     stem = f"[{HANGUL_INITIAL}](?<![{hangul}].)[{HANGUL_FOLLOWING}]*(?:[{HANGUL_INITIAL}][{HANGUL_FOLLOWING}]*)?"
-    return "|".join([word, pair, stem, *([NUMBER.format("|".join(numbers))] if numbers else [])])
+    return "|".join([word, pair, stem])
 
 
 @functools.cache
@@ -132,11 +137,15 @@ def written_pattern() -> str:
     A word in one script and a Korean particle after it are two.
     """
     hangul = HANGUL_SYLLABLES + HANGUL_INITIAL + HANGUL_FOLLOWING
-    others = [letter for letter in map(chr, range(0x10000)) if not re.match(f"[{hangul}]", letter)]
-    others = [letter for letter in others if not is_spaceless(letter)]
+    others = [letter for letter in letters_except(hangul) if not is_spaceless(letter)]
     letters = ranges(filter(str.isalpha, others)) + BEYOND
     inside = ranges(letter for letter in others if is_inside(letter) or unicodedata.category(letter) == "Cf") + BEYOND
     return f"[{hangul}]+|[{letters}][+#]{{1,2}}|[{inside}]+"
+
+
+def letters_except(these: str) -> str:
+    """The first 65,536 code points without those of a character class, in ascending order."""
+    return re.sub(f"[{these}]", "", "".join(map(chr, range(0x10000))))
 
 
 def is_inside(letter: str) -> bool:

@@ -3,5 +3,5 @@
 from training import words
 
 words.letter_table()
-words.token_pattern()
+words.word_pattern()
 words.written_pattern()
