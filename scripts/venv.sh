@@ -31,7 +31,10 @@ if [ -x "$venv/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; t
 fi
 if ! [ -x "$venv/bin/pip" ]; then
   if python=$(find_python); then
-    "$python" -m venv --clear "$venv"
+    "$python" -m venv --clear --without-pip "$venv"
+    # ensurepip takes 3 s more to install another pip, but it is part of every Python
+    "$python" -m pip --python "$venv" install --quiet -r "$scripts/requirements-pip.txt" 2>/dev/null ||
+      "$venv/bin/python" -m ensurepip --default-pip >/dev/null
   elif command -v uv >/dev/null; then
     uv venv --seed --clear --python 3.11 "$venv"
   else
@@ -39,14 +42,26 @@ if ! [ -x "$venv/bin/pip" ]; then
     exit 2
   fi
 fi
+# pip would compile after it has installed, on one core, and also what few ever import: the packages' own tests and the
+# 1,700 modules of the API of Kubernetes. A package may have files for another Python: no error.
 options=(--no-compile --disable-pip-version-check)
 [ -t 2 ] || options+=(--quiet)
+compile=("$venv/bin/python" -m compileall -qq -x '/tests?/|/kubernetes/.*(api|models)/' "$venv/lib")
+unset PYTHONDONTWRITEBYTECODE # or each pip would compile itself anew
+compiler=
+trap 'kill $compiler 2>/dev/null || true' EXIT
+
 "$venv/bin/pip" install --quiet "${options[@]}" -r "$scripts/requirements-pip.txt" >&2
 for requirements in "$@"; do
+  if [ -z "$(jobs -r)" ]; then
+    "${compile[@]}" & # what is installed already, on another core
+    compiler=$!
+  fi
   echo "Installing the packages of $requirements into $venv (first run only)" >&2
   "$venv/bin/pip" install "${options[@]}" -r "$requirements" >&2
 done
-# pip would compile on one core, and the packages' own tests, too
 echo "Compiling the packages" >&2
-"$venv/bin/python" -m compileall -qq -j 0 -x '/tests?/' "$venv/lib" || true # a package may have files for another Python
+kill "$compiler" 2>/dev/null || true
+wait
+"${compile[@]}" -j 0 || true
 echo "$wanted" >"$stamp"
