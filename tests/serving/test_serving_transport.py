@@ -63,10 +63,18 @@ def test_compressed_body_with_the_binary_extension_is_decoded(service):
     assert status == 200 and predictions(answer) == service.predict([TEXT])
 
 
-@functools.cache
 def bomb() -> bytes:
-    """A small body that becomes a large one; compressing it takes seconds."""
-    return gzip.compress(json.dumps({"instances": ["a" * 500_000_000]}).encode(), 1)
+    """A small body that becomes a large one: 500 times the same block, which does not refer to those before it."""
+    compressor = zlib.compressobj(wbits=31)
+    begin, block, end = (
+        compressor.compress(part) + compressor.flush(mode)
+        for part, mode in (
+            (b'{"instances": ["', zlib.Z_FULL_FLUSH),
+            (b"a" * 1_000_000, zlib.Z_FULL_FLUSH),
+            (b'"]}', zlib.Z_FINISH),
+        )
+    )
+    return begin + 500 * block + end
 
 
 def test_limit_of_the_size_holds_for_the_decoded_body(service):

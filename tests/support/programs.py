@@ -94,16 +94,19 @@ def received(duplicate) -> int:
 class Program:
     """A running program, with what the tests use of subprocess.Popen.
 
-    stdout, stderr: file descriptors. Ended with the tests at the latest.
+    stdout, stderr: file descriptors. prepare: a function of a module, called in the new process. Ended with the tests at
+    the latest.
     """
 
-    def __init__(self, script, *arguments, stdout: int, stderr: int, cwd=ROOT, env=None, start_new_session=False):
+    def __init__(
+        self, script, *arguments, stdout: int, stderr: int, cwd=ROOT, env=None, start_new_session=False, prepare=None
+    ):
         self.args = [str(ROOT / script), *map(str, arguments)]
         outputs = [Descriptor(stdout), Descriptor(stderr)]
         self.environment = dict(os.environ if env is None else env)
         self.process = context.Process(
             target=run_as_main,
-            args=(self.args, str(cwd), self.environment, outputs, start_new_session),
+            args=(self.args, str(cwd), self.environment, outputs, start_new_session, prepare),
             daemon=True,
         )
         start_server()
@@ -134,7 +137,9 @@ class Program:
         self.send_signal(signal.SIGKILL)
 
 
-def run_as_main(command: list[str], cwd: str, environment: dict[str, str], outputs: list[int], new_session: bool):
+def run_as_main(
+    command: list[str], cwd: str, environment: dict[str, str], outputs: list[int], new_session: bool, prepare
+):
     """In the new process: run a script as Python runs it."""
     gc.freeze()  # a collection that looks at the libraries' objects would copy all of their memory
     if new_session:
@@ -145,6 +150,10 @@ def run_as_main(command: list[str], cwd: str, environment: dict[str, str], outpu
     for descriptor, output in zip((1, 2), outputs):
         os.dup2(output, descriptor)
         os.close(output)
+    if prepare:
+        prepare()
+    if not Path(command[0]).is_relative_to(ROOT):
+        forget_modules(["support", "training"])
     folders = list(filter(None, environment.get("PYTHONPATH", "").split(":")))
     forget_modules(path.stem for folder in folders for path in Path(folder).iterdir())
     installed = [path for path in sys.path if path.startswith((sys.prefix, sys.base_prefix))]
@@ -167,10 +176,10 @@ def forget_modules(names: Iterable[str]):
         del sys.modules[module]
 
 
-def run_program(script, *arguments, cwd=ROOT, env=None) -> subprocess.CompletedProcess:
+def run_program(script, *arguments, **options) -> subprocess.CompletedProcess:
     """As subprocess.run with capture_output."""
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
-        program = Program(script, *arguments, stdout=stdout.fileno(), stderr=stderr.fileno(), cwd=cwd, env=env)
+        program = Program(script, *arguments, stdout=stdout.fileno(), stderr=stderr.fileno(), **options)
         program.wait()
         texts = []
         for file in (stdout, stderr):

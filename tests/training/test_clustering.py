@@ -98,7 +98,7 @@ def test_a_new_cluster_is_found_among_the_documents_that_the_start_leaves_out(do
 
 
 def test_the_same_seed_writes_identical_files(corpus, tmp_path):
-    rows = [json.dumps({"text": document}) + "\n" for document in corpus.documents[::10]]
+    rows = [json.dumps({"text": document}) + "\n" for document in corpus.documents[::20]]
     (tmp_path / "corpus.jsonl").write_text("".join(rows))
     options = ["--dataset", tmp_path / "corpus.jsonl", "--clusters", "8", "--lsa", "50", "--output-dir"]
     assert run_training(*options, tmp_path / "first").returncode == 0

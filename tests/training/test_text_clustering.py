@@ -7,8 +7,6 @@ import re
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import joblib
@@ -21,7 +19,7 @@ from sklearn.preprocessing import Normalizer
 
 from corpus.builtin import parse_post
 from model import artefacts as contract
-from support.programs import ROOT, started
+from support.programs import started
 from support.services import run_training
 
 FILES = ["clusters.json", "model.joblib", "transformer.joblib"]
@@ -49,10 +47,10 @@ def write_jsonl(path, rows):
     return path
 
 
-def train_small(tmp_path, *options, rows=None):
+def train_small(tmp_path, *options, rows=None, **popen):
     corpus = write_jsonl(tmp_path / "corpus.jsonl", rows or small_corpus())
     return run_training(
-        "--dataset", corpus, "--clusters", "3", "--lsa", "5", "--output-dir", tmp_path / "out", *options
+        *("--dataset", corpus, "--clusters", "3", "--lsa", "5", "--output-dir", tmp_path / "out"), *options, **popen
     )
 
 
@@ -238,30 +236,16 @@ def assert_refused(run, reason):
 def test_a_full_disk_leaves_the_previous_files_unchanged(tmp_path, small_training):
     shutil.copytree(small_training[0], tmp_path, dirs_exist_ok=True)
     before = {name: (tmp_path / "out" / name).read_bytes() for name in FILES}
-    run = train_with_file_size_limit(tmp_path)
+    run = train_small(tmp_path, "--seed", "1", prepare=limit_file_size)
     assert run.returncode == 1 and "(nothing was written)" in run.stderr and "Traceback" not in run.stderr
     assert {name: (tmp_path / "out" / name).read_bytes() for name in FILES} == before
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
 
 
-def train_with_file_size_limit(tmp_path):
-    def limit_file_size():  # makes writing the transformer fail as on a full disk
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, 2_000))
-
-    corpus = tmp_path / "corpus.jsonl"
-    command = [
-        sys.executable,
-        ROOT / "scripts/text_clustering.py",
-        "--dataset",
-        corpus,
-        "--clusters",
-        "3",
-        "--lsa",
-        "5",
-    ]
-    command += ["--seed", "1", "--output-dir", tmp_path / "out"]
-    return subprocess.run(command, preexec_fn=limit_file_size, capture_output=True, text=True)
+def limit_file_size():
+    """Makes writing the transformer, the largest file, fail as on a full disk."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
 
 def test_a_failed_replacement_restores_the_previous_files(tmp_path, monkeypatch):
