@@ -15,7 +15,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 # --jobs -1 is one process: each of joblib's workers would load scikit-learn anew. Tests of workers have --jobs 2.
 os.environ["LOKY_MAX_CPU_COUNT"] = "1"
 
-pytest_plugins = [
+FIXTURE_MODULES = [
     "support.browser",
     "support.shared_files",
     "support.services",
@@ -34,6 +34,13 @@ SYSTEM_FIXTURES = {
 }
 # Servers and machines that take long to start: the tests that share them run in one process.
 GROUPING_FIXTURES = ("first_steps", "services")
+
+
+def pytest_configure(config):
+    """The process that only distributes tests to others (xdist) starts them 3 s earlier without the libraries."""
+    if not config.getoption("numprocesses", None):  # none in the others
+        for module in FIXTURE_MODULES:
+            config.pluginmanager.import_plugin(module)
 
 
 @pytest.hookimpl(tryfirst=True)

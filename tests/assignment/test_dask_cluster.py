@@ -9,9 +9,6 @@ import signal
 import numpy as np
 import pytest
 
-from assignment import dask_cluster
-from assignment.dask_cluster import ClusterError
-from support.dask_processes import Cluster
 from support.free_port import free_port
 from support.programs import started
 from support.services import run_training
@@ -66,7 +63,16 @@ def assigning(model, table, path, *options):
 
 
 @pytest.fixture(scope="module")
+def dask_cluster():
+    from assignment import dask_cluster  # here, because the other test processes need not load Dask
+
+    return dask_cluster
+
+
+@pytest.fixture(scope="module")
 def shared_cluster(tmp_path_factory):
+    from support.dask_processes import Cluster
+
     with Cluster(tmp_path_factory.mktemp("dask")) as cluster:
         yield cluster
 
@@ -104,7 +110,7 @@ def test_a_scheduler_that_is_not_there_is_one_line(model, tables, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_task_that_dask_gives_up_is_one_line(cluster):
+def test_a_task_that_dask_gives_up_is_one_line(dask_cluster, cluster):
     class Killer:
         def assign(self, documents):
             os._exit(1)
@@ -116,12 +122,12 @@ def test_a_task_that_dask_gives_up_is_one_line(cluster):
             client.run_on_scheduler(lambda dask_scheduler: setattr(dask_scheduler, "allowed_failures", failures))
 
         allow(0)
-        with pytest.raises(ClusterError, match="was lost: Attempted to run task"):
+        with pytest.raises(dask_cluster.ClusterError, match="was lost: Attempted to run task"):
             list(dask_cluster.run_on_dask(cluster.address, Killer(), "assign", lambda task: iter([task(["a"])])))
         allow(allowed)
 
 
-def test_an_interruption_leaves_nothing_behind_and_the_workers_at_work(cluster, model, tables, tmp_path):
+def test_an_interruption_leaves_nothing_behind_and_the_workers_at_work(dask_cluster, cluster, model, tables, tmp_path):
     with assigning(model, tables[1], tmp_path / "rows.csv", "--dask", cluster.address) as process:
         wait_for(process, "Dask: 2 workers")
         process.send_signal(signal.SIGINT)
@@ -152,12 +158,14 @@ def test_a_worker_with_other_versions_is_refused_by_its_name_also_when_it_joins_
     assert not [path for path in tmp_path.iterdir() if "rows" in path.name]
 
 
-def test_a_worker_with_another_python_is_refused_by_its_name(cluster, monkeypatch):
+def test_a_worker_with_another_python_is_refused_by_its_name(dask_cluster, cluster, monkeypatch):
     with dask_cluster.Client(cluster.address, set_as_default=False) as client:
         assert len(dask_cluster.check_versions(client, set())) == 2
         versions = dask_cluster.versions_here()
         monkeypatch.setattr(dask_cluster, "versions_here", lambda: versions | {"python": "3.9.1"})
-        with pytest.raises(ClusterError, match=r"Dask worker tcp://\S+ has python \S+, this process 3.9.1"):
+        with pytest.raises(
+            dask_cluster.ClusterError, match=r"Dask worker tcp://\S+ has python \S+, this process 3.9.1"
+        ):
             dask_cluster.check_versions(client, set())
 
 

@@ -20,9 +20,7 @@ from sklearn.cluster import KMeans
 
 from corpus.documents import Batch
 from model.assigner import Assigner, TermSums
-from report import page as report
 from report.dendrogram import draw_dendrogram
-from report.document_map import choose_styles
 from report.timeline import topics_over_time
 from support.browser import barriers
 from support.services import run_training
@@ -95,6 +93,13 @@ def train(folder, *options, **corpus):
     run = run_training("--dataset", rows, "--clusters", "3", "--lsa", "5", "--output-dir", folder, "--report", *options)
     assert run.returncode == 0, run.stderr
     return Page((folder / "report.html").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def report():
+    from report import page  # here, because the other test processes need not load Bokeh
+
+    return page
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +200,7 @@ def test_a_corpus_without_labels_has_no_heat_map(tmp_path):
     assert len(page.rows("All")) == 4
 
 
-def test_the_page_stays_under_6_mb_with_titles_of_any_length_and_alphabet(monkeypatch):
+def test_the_page_stays_under_6_mb_with_titles_of_any_length_and_alphabet(report, monkeypatch):
     monkeypatch.setattr(report, "lay_out", lambda vectors, seed: vectors[:, :2])
     documents = 25_000
     rng = np.random.default_rng(0)
@@ -210,7 +215,7 @@ def test_the_page_stays_under_6_mb_with_titles_of_any_length_and_alphabet(monkey
     assert "20,000 documents on the map" in html
 
 
-def test_the_page_shows_the_number_of_documents_without_an_in_vocabulary_term():
+def test_the_page_shows_the_number_of_documents_without_an_in_vocabulary_term(report):
     vectors = np.eye(4).repeat(3, axis=0)
     model = KMeans(4, n_init=1, random_state=0).fit(vectors)
     titles = [f"title {n}" for n in range(12)]
@@ -299,9 +304,9 @@ def test_the_dendrogram_joins_clusters_by_average_linkage_of_cosine_distances():
     assert draw_dendrogram(centroids[:2], [0, 1]) is None
 
 
-def test_neighbouring_clusters_differ_in_colour_and_no_two_clusters_look_the_same():
+def test_neighbouring_clusters_differ_in_colour_and_no_two_clusters_look_the_same(report):
     positions = np.column_stack([np.arange(36.0), np.zeros(36)])
-    styles = choose_styles(positions)
+    styles = report.choose_styles(positions)
     assert all(one["colour"] != other["colour"] for one, other in itertools.pairwise(styles))
     assert len({(style["colour"], style["marker"]) for style in styles}) == 36
 
