@@ -152,7 +152,7 @@ def run_as_main(
         os.close(output)
     if prepare:
         prepare()
-    if not Path(command[0]).is_relative_to(ROOT):
+    if Path(command[0]).parent != ROOT / "scripts":  # the others need not find them
         forget_modules(["support", "training"])
     folders = list(filter(None, environment.get("PYTHONPATH", "").split(":")))
     forget_modules(path.stem for folder in folders for path in Path(folder).iterdir())
