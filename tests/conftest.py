@@ -3,6 +3,8 @@
 Tests that need root or a program of the system are marked `system`: tests/run.sh leaves them out, .ci/run runs them.
 """
 
+import support.without_gc  # noqa: F401, I001
+
 import gc
 import os
 import shutil
@@ -57,9 +59,11 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish(session):
-    """Collections of garbage need not look at what the libraries have loaded."""
+    """Collections of garbage need not look at what the libraries have loaded, and are rare."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000)
+    gc.enable()
 
 
 def place(item) -> tuple[bool, bool]:

@@ -4,9 +4,10 @@ kubectl is started from a fork of the program: a fork of the tests' own process,
 CPU each time. Reads one run per line of standard input, a JSON object, and prints its exit code.
 """
 
+import support.without_gc  # noqa: F401, I001 - also for the runs, which end soon
+
 import contextlib
 import functools
-import gc
 import importlib
 import json
 import os
@@ -25,7 +26,6 @@ load_file = functools.cache(JSONFileLoader.load_file)
 def serve():
     JSONFileLoader.load_file = load_file_once
     boto3.client("s3", endpoint_url="http://127.0.0.1:9", region_name="us-east-1")
-    gc.freeze()  # or each run would copy what the first collection of garbage looks at
     for line in sys.stdin:
         child = os.fork()
         if not child:
@@ -40,7 +40,6 @@ def load_file_once(_, path):
 
 def run(arguments, environment, constants, outputs):
     """In the new process. constants: {"module.NAME": value} to set beforehand; outputs: paths for stdout and stderr."""
-    gc.disable()  # it ends soon
     os.environ.clear()
     os.environ.update(environment)
     for descriptor, path in enumerate((os.devnull, *outputs)):

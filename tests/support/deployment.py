@@ -177,7 +177,7 @@ def deploy_server():
     """A function that runs deploy_service.py and returns its exit code, see deploy_server.py."""
     server = subprocess.Popen(
         [sys.executable, "-P", Path(__file__).with_name("deploy_server.py")],  # -P: support/ has a deployment.py too
-        env=os.environ | {"PYTHONPATH": str(SCRIPT.parent)},
+        env=os.environ | {"PYTHONPATH": f"{SCRIPT.parent}:{SCRIPT.parents[1] / 'tests'}"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

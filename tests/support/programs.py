@@ -67,7 +67,7 @@ LIBRARIES = [
 ]
 
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload([*LIBRARIES, "support.word_tables"])
+context.set_forkserver_preload(["support.without_gc", *LIBRARIES, "support.word_tables"])
 
 
 def start_server():
@@ -142,6 +142,7 @@ def run_as_main(
 ):
     """In the new process: run a script as Python runs it."""
     gc.freeze()  # a collection that looks at the libraries' objects would copy all of their memory
+    gc.enable()
     if new_session:
         os.setsid()
     os.chdir(cwd)
