@@ -77,6 +77,29 @@ def start_server():
         forkserver.ensure_running()
 
 
+class ServerOfAnother(forkserver.ForkServer):
+    """The server that another process has started and will end."""
+
+    def __init__(self, address: str):
+        super().__init__()
+        self._forkserver_address = address
+        self._forkserver_alive_fd = os.open(os.devnull, os.O_WRONLY)
+
+    def ensure_running(self):
+        pass
+
+
+def shared_server() -> str:
+    """The address of this process's server."""
+    start_server()
+    return forkserver._forkserver._forkserver_address
+
+
+def use_server(address: str):
+    server = ServerOfAnother(address)
+    forkserver.ensure_running, forkserver.connect_to_new_process = server.ensure_running, server.connect_to_new_process
+
+
 class Descriptor:
     """A file descriptor that arrives in the new process as a number."""
 
