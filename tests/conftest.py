@@ -3,8 +3,6 @@
 Tests that need root or a program of the system are marked `system`: tests/run.sh leaves them out, .ci/run runs them.
 """
 
-import support.without_gc  # noqa: F401, I001
-
 import gc
 import os
 import shutil

@@ -105,6 +105,7 @@ class StubKServe(StubKubelet):
         self.rounds = 0
         self.changes = changes  # returns the number of changes to the API server's objects; not known of a real one
         self.seen, self.due = None, 0  # changes before the latest round; when the next one is due without any
+        self.lists = {}  # what was read of each kind, after how many changes
         stub = self
 
         class Gateway(GatewayHandler):
@@ -167,16 +168,28 @@ class StubKServe(StubKubelet):
                 self.broken = error
 
     def reconcile_all(self):
-        services = self.custom.list_cluster_custom_object(*ISVC, "inferenceservices")["items"]
+        services = self.list_all(*ISVC, "inferenceservices")
         for service in services:
             self.reconcile(service)
         self.remove_others(services)
         self.tend_pods()
         if self.mode == "Knative":
-            routes = self.custom.list_cluster_custom_object(*REVISION, "routes")["items"]
+            routes = self.list_all(*REVISION, "routes")
             for route in routes:
                 self.lead(route, services)
             self.scale(services, routes)
+
+    def list_all(self, *kind):
+        return self.unless_unchanged(kind, lambda: self.custom.list_cluster_custom_object(*kind)["items"])
+
+    def unless_unchanged(self, kind, read):
+        """The objects of a kind, which are read again if something has changed."""
+        changes = self.changes() if self.changes else None
+        known, items = self.lists.get(kind, (None, None))
+        if changes is None or changes != known:
+            items = read()
+            self.lists[kind] = changes, items
+        return items
 
     def nothing_to_do(self):
         """Whether nothing has changed since the latest round; what only takes time is looked at twice a second."""
@@ -332,7 +345,7 @@ class StubKServe(StubKubelet):
                 names = [target.get("revisionName") for target in component.get("traffic", [])]
                 names.append(component["latestCreatedRevision"])
                 named.update((service["metadata"]["namespace"], name) for name in names)
-        listed = self.custom.list_cluster_custom_object(*REVISION, "revisions")["items"]
+        listed = self.list_all(*REVISION, "revisions")
         revisions = {(item["metadata"]["namespace"], item["metadata"]["name"]): item for item in listed}
         for pod in self.all_pods():
             if (pod.namespace, pod.name) not in revisions:

@@ -9,6 +9,7 @@ reports them; tests/deployment/test_diagnosis.py has statuses recorded on a real
 
 import base64
 import contextlib
+import functools
 import http.client
 import json
 import os
@@ -129,7 +130,7 @@ class StubKubelet:
     def wait_for_room(self, pod, name):
         """The scheduler: whether the pod found room on the node before it was deleted."""
         told = False
-        while not self.stopping.wait(0.05) and name in pod.names:
+        while not self.stopping.wait(0.01) and name in pod.names:
             with self.lock:
                 if sum(self.placed.values()) + pod.cpu <= self.cpus:
                     self.placed[pod.namespace, name] = pod.cpu
@@ -157,8 +158,8 @@ class StubKubelet:
 
     def tend_pods(self):
         """End the pods that were deleted, and re-create those that a revision still needs."""
-        selector = "serving.knative.dev/revision"
-        found = self.core.list_pod_for_all_namespaces(label_selector=selector).items
+        options = {"label_selector": "serving.knative.dev/revision"}
+        found = self.unless_unchanged("pods", lambda: self.core.list_pod_for_all_namespaces(**options).items)
         ending = {(item.metadata.namespace, item.metadata.name) for item in found if item.metadata.deletion_timestamp}
         for namespace, name in ending:
             since = self.ending.setdefault((namespace, name), time.monotonic())
@@ -225,14 +226,8 @@ class StubKubelet:
 
     def store(self, pod):
         environment = self.environment(pod)
-        return boto3.client(
-            "s3",
-            endpoint_url=environment["AWS_ENDPOINT_URL"],
-            region_name=environment["AWS_DEFAULT_REGION"],
-            aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
-            config=botocore.config.Config(proxies={}, retries={"total_max_attempts": 1}, connect_timeout=2),
-        )
+        names = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+        return client(*(environment[name] for name in names))
 
     def environment(self, pod):
         """The environment that KServe's webhook gives the storage initializer."""
@@ -304,6 +299,18 @@ class StubKubelet:
         while pod.port is None and pod.failure is None:
             time.sleep(0.05)
         return f"127.0.0.1:{pod.port}"
+
+
+@functools.lru_cache(20)
+def client(endpoint, region, access_key, secret_key):
+    return boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name=region,
+        aws_access_key_id=access_key,
+        aws_secret_access_key=secret_key,
+        config=botocore.config.Config(proxies={}, retries={"total_max_attempts": 1}, connect_timeout=2),
+    )
 
 
 def replace(text, replacements):

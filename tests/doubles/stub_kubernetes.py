@@ -361,7 +361,7 @@ class RequestHandler(BaseHTTPRequestHandler):
             grace = query.get("gracePeriodSeconds", body.get("gracePeriodSeconds", 30))
             if plural == "pods" and old.get("spec", {}).get("nodeName") and int(grace) > 0:  # the kubelet ends it
                 old["metadata"]["deletionTimestamp"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-                return self.answer(old)
+                return self.answer(stub.put(plural, namespace, old))
             stub.delete(plural, namespace, name)
             if plural in ("pods", "namespaces"):
                 return self.answer(old)

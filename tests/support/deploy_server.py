@@ -4,10 +4,9 @@ kubectl is started from a fork of the program: a fork of the tests' own process,
 CPU each time. Reads one run per line of standard input, a JSON object, and prints its exit code.
 """
 
-import support.without_gc  # noqa: F401, I001 - also for the runs, which end soon
+import support.without_gc  # noqa: I001 - also for the runs, which end soon
 
 import contextlib
-import functools
 import importlib
 import json
 import os
@@ -15,27 +14,18 @@ import sys
 import threading
 
 import boto3
-from botocore.loaders import JSONFileLoader
 
 import deploy_service
-
-LOADER = JSONFileLoader()
-load_file = functools.cache(JSONFileLoader.load_file)
+import support.botocore_cache  # noqa: F401
 
 
 def serve():
-    JSONFileLoader.load_file = load_file_once
     boto3.client("s3", endpoint_url="http://127.0.0.1:9", region_name="us-east-1")
     for line in sys.stdin:
         child = os.fork()
         if not child:
             run(**json.loads(line))
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-
-
-def load_file_once(_, path):
-    """botocore's description of S3, which each deployment would read anew."""
-    return load_file(LOADER, path)
 
 
 def run(arguments, environment, constants, outputs):

@@ -23,7 +23,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from botocore.loaders import JSONFileLoader
 from sklearn.cluster import KMeans
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -41,7 +40,6 @@ from model import artefacts
 from model.artefacts import ArtefactError  # noqa: F401
 from store.model_store import read_version  # noqa: F401
 from support import upstream_files
-from support.deploy_server import load_file_once
 from support.stores import bucket_in, run_minio, run_weed  # noqa: F401
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts/deploy_service.py"
@@ -201,7 +199,6 @@ def deploy(cluster, store, training_runs, deploy_server, tmp_path, monkeypatch):
     """
     for name, value in CONSTANTS.items():
         monkeypatch.setattr(name, value)
-    monkeypatch.setattr(JSONFileLoader, "load_file", load_file_once)
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     # kubectl ends after 0.1 s: no garbage to collect, and little to do at the same time

@@ -67,7 +67,7 @@ LIBRARIES = [
 ]
 
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["support.without_gc", *LIBRARIES, "support.word_tables"])
+context.set_forkserver_preload(["support.without_gc", *LIBRARIES, "support.botocore_cache", "support.word_tables"])
 
 
 def start_server():

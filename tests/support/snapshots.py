@@ -40,7 +40,7 @@ class Snapshot:
             cluster.api.objects = with_tuples(state["objects"])
             cluster.api.applied = with_tuples(state["applied"])
             versions = (int(item["metadata"]["resourceVersion"]) for item in cluster.api.objects.values())
-            cluster.api.count = 1 + max(versions)
+            cluster.api.count += 1 + max(versions)
             kserve.pods = {key: list(map(pod_of, pods)) for key, pods in with_tuples(state["pods"]).items()}
             kserve.routed = {host: tuple(target) for host, target in state["routed"]}
             kserve.placed = with_tuples(state["placed"])

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import boto3
 import pytest
 
+import support.botocore_cache  # noqa: F401
 from support.free_port import free_port
 
 WEED_PORTS = ("s3", "master", "volume", "filer")
