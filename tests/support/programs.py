@@ -8,6 +8,7 @@ its libraries has to start it with subprocess.
 import atexit
 import contextlib
 import gc
+import importlib
 import multiprocessing
 import os
 import runpy
@@ -22,7 +23,6 @@ from pathlib import Path
 from unittest import mock
 
 ROOT = Path(__file__).resolve().parents[2]
-# Not KServe itself, which parses the command line when it is imported.
 LIBRARIES = [
     "numpy",
     "scipy.sparse",
@@ -64,6 +64,8 @@ LIBRARIES = [
     "jinja2",
     "minio",
     "sh",
+    "distributed",
+    "kserve",
 ]
 
 context = multiprocessing.get_context("forkserver")
@@ -165,6 +167,7 @@ def run_as_main(
 ):
     """In the new process: run a script as Python runs it."""
     gc.freeze()  # a collection that looks at the libraries' objects would copy all of their memory
+    sys.argv = command
     gc.enable()
     if new_session:
         os.setsid()
@@ -178,11 +181,12 @@ def run_as_main(
         prepare()
     if Path(command[0]).parent != ROOT / "scripts":  # the others need not find them
         forget_modules(["support", "training"])
+        if command[0].endswith(".py"):
+            reload_kserve()
     folders = list(filter(None, environment.get("PYTHONPATH", "").split(":")))
     forget_modules(path.stem for folder in folders for path in Path(folder).iterdir())
     installed = [path for path in sys.path if path.startswith((sys.prefix, sys.base_prefix))]
     sys.path[:] = [str(Path(command[0]).parent), *folders, *installed]
-    sys.argv = command
     # It may have children, and chooses itself how they start.
     multiprocessing.current_process()._config.pop("daemon")
     multiprocessing.set_start_method(None, force=True)
@@ -191,6 +195,12 @@ def run_as_main(
     finally:
         threading._shutdown()
         atexit._run_exitfuncs()
+
+
+def reload_kserve():
+    """KServe parses the command line when it is imported: here that of the program."""
+    for module in ("kserve.model_server", "kserve"):
+        importlib.reload(sys.modules[module])
 
 
 def forget_modules(names: Iterable[str]):
