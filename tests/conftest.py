@@ -68,7 +68,6 @@ def pytest_collection_modifyitems(items):
 
 def pytest_collection_finish(session):
     """Collections of garbage need not look at what the libraries have loaded, and are rare."""
-    gc.collect()
     gc.freeze()
     gc.set_threshold(50_000)
     gc.enable()
