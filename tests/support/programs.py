@@ -69,7 +69,7 @@ LIBRARIES = [
 ]
 
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["support.without_gc", *LIBRARIES, "support.botocore_cache", "support.word_tables"])
+context.set_forkserver_preload(["support.without_gc", *LIBRARIES, "support.loaded_data"])
 
 
 def start_server():
