@@ -166,14 +166,10 @@ def transformer_image_in(output):
     return re.search(rf"{versions()['TRANSFORMER_REPOSITORY']}:[0-9a-f]{{12}}", output)[0]
 
 
-def keep_steps(rehearsal, *names):
-    for step in (rehearsal.repository / "provision").glob("[0-9]*"):
-        if step.stem.partition("-")[2] not in names:
-            step.unlink()
-
-
 def test_changed_transformer_has_another_image_which_replaces_the_one_in_the_mirror(rehearsal):
-    keep_steps(rehearsal, "transformer")
+    for step in (rehearsal.repository / "provision").glob("[0-9]*"):
+        if "transformer" not in step.name:
+            step.unlink()
     (rehearsal.repository / "transformer.Dockerfile").write_text(
         "FROM x AS builder\nCOPY serving serving\nCOPY --from=builder /a /b\n"
     )
@@ -195,7 +191,6 @@ def test_changed_transformer_has_another_image_which_replaces_the_one_in_the_mir
 
 
 def test_mirror_that_was_filled_with_an_image_map_is_used_without_it(rehearsal):
-    keep_steps(rehearsal, "check", "docker", "tools", "kind", "metallb", "kserve", "python", "transformer")
     rehearsal.mirror = rehearsal.folder / "mirror"
     replaced = {"quay.io/metallb/controller:v0": "registry.local:5000/controller:1"}
     image_map = rehearsal.folder / "images.map"

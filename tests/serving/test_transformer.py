@@ -5,6 +5,8 @@ import json
 import re
 import shutil
 import signal
+import subprocess
+import sys
 
 import joblib
 import numpy as np
@@ -231,7 +233,7 @@ def test_image_copies_all_that_the_transformer_imports(tmp_path):
             else:
                 (tmp_path / target).mkdir(exist_ok=True)
                 shutil.copy(source, tmp_path / target)
-    run = run_program(tmp_path / "transformer.py", "--help", cwd=tmp_path)
+    run = subprocess.run([sys.executable, "transformer.py", "--help"], cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 0 and "--no-bypass" in run.stdout, run.stderr
 
 

@@ -1,6 +1,7 @@
 """scripts/training/words.py: tokenization in all scripts and Unicode forms."""
 
 import pickle
+import subprocess
 import sys
 import unicodedata
 
@@ -15,7 +16,6 @@ from bench.languages import CORPORA, character_ngrams
 from bench.languages import words as words_in_clusters
 from corpus.source import load_corpus
 from model.projection import Lsa
-from support.programs import run_program
 from training import words
 from training.clustering import fit_clusters
 from training.vocabulary import fit_vectorizer
@@ -127,6 +127,5 @@ def test_the_vectorizer_loads_without_the_code_that_created_it(tmp_path):
     vectorizer, _ = fit_vectorizer(load_corpus(str(LANGUAGES["thai"])).documents)
     (tmp_path / "vectorizer.pickle").write_bytes(pickle.dumps(vectorizer))
     code = "import pickle; print(pickle.load(open('vectorizer.pickle', 'rb')).transform(['รหัสผ่าน']).nnz > 1)"
-    (tmp_path / "load.py").write_text(code)
-    run = run_program(tmp_path / "load.py", cwd=tmp_path)
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert run.stdout.strip() == "True", run.stderr
