@@ -8,7 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 tests/venv.sh
 case "${1:-}" in
-  "") set -- -m "not system" tests && echo "Expected duration: 6 minutes on two cores" ;;
+  "") set -- -m "not system" tests && echo "Expected duration: 4 minutes on two cores" ;;
   --all) set -- tests && echo "Expected duration: 9 minutes on two cores" ;;
 esac
 unset PYTHONDONTWRITEBYTECODE # or each process would compile the project's modules anew
