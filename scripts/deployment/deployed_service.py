@@ -117,6 +117,14 @@ class ServiceState(NamedTuple):
         """Name of a component's newest revision, by default of the entry's; empty if there is none."""
         return self.component(component or self.entry).get("latestCreatedRevision", "")
 
+    def is_newer_than_status(self, revision: str) -> bool:
+        """Whether KServe's status, which follows a second later, does not know a revision yet.
+
+        Knative numbers the revisions of a component: NAME-transformer-00001.
+        """
+        known = [self.newest(name) for name in self.components]
+        return any(revision > newest and revision[:-5] == newest[:-5] for newest in known)
+
     def traffic(self) -> dict[str, int]:
         """Share of the requests by version, in percent."""
         if self.entry not in self.spec:

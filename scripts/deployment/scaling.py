@@ -56,5 +56,5 @@ def idle_revisions(state: ServiceState, spec: KubernetesObject) -> list[str]:
     used = state.used_revisions()
     new = {revision_of(pod) for pod in pods_of(state, spec)}
     found = {revision_of(pod) for pod in state.pods if "deletionTimestamp" not in pod["metadata"]}
-    idle = sorted(name for name in found if name and name not in used | new)
+    idle = sorted(name for name in found if name and name not in used | new and not state.is_newer_than_status(name))
     return [name for name in idle if annotation(state.revisions.get(name), MIN_SCALE_ANNOTATION) != "0"]

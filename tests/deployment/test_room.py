@@ -9,6 +9,7 @@ from deployment.deployed_service import ServiceState
 from deployment.inventory import Inventory
 from deployment.manifests import Content, inference_service
 from deployment.room import Room, fit, free_rooms, is_schedulable, log_room, new_pods, quantity, requested_by
+from deployment.scaling import idle_revisions
 
 GIB = 2**30
 
@@ -117,3 +118,16 @@ def test_pods_that_an_earlier_attempt_created_are_not_created_again(caplog):
     assert "request 100m CPU" in room_line(caplog, "300m", [own_pod(SERVING), own_pod(NEW)])
     assert room_line(caplog, "300m", [own_pod(SERVING), own_pod(NEW), own_pod(NEW)]) == ""
     assert "request 200m CPU" in room_line(caplog, "300m", [own_pod(SERVING), own_pod(NEW, ending=True)])
+
+
+def test_what_was_created_since_kserve_s_last_status_does_not_make_way_although_an_earlier_attempt_is_the_same():
+    spec = {"transformer": inference_service(settings(), Content("v1", "credentials"))["spec"]["transformer"]}
+    attempts = [f"textclustering-transformer-0000{number}" for number in (2, 3, 4)]
+    pods = [own_pod(name) for name in attempts]
+    for pod in pods[1:]:
+        pod["metadata"]["annotations"] = spec["transformer"]["annotations"]
+    status = {"deploymentMode": "Knative", "components": {"transformer": {"latestCreatedRevision": attempts[1]}}}
+    state = ServiceState({"spec": spec, "status": status}, {name: {"metadata": {}} for name in attempts}, {}, pods)
+    assert idle_revisions(state, spec) == [attempts[0]]
+    status["components"]["transformer"]["latestCreatedRevision"] = attempts[2]
+    assert idle_revisions(state, spec) == attempts[:2]
