@@ -9,7 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 tests/venv.sh
 case "${1:-}" in
   "") set -- -m "not system" tests && echo "Expected duration: 4 minutes on two cores" ;;
-  --all) set -- tests && echo "Expected duration: 9 minutes on two cores" ;;
+  --all) set -- tests && echo "Expected duration: 7 minutes on two cores" ;;
 esac
 unset PYTHONDONTWRITEBYTECODE # or each process would compile the project's modules anew
 # Four processes on two cores, because the deployment tests mostly wait.
