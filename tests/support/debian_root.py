@@ -111,7 +111,11 @@ class DebianRoot:
             if self.init:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self.init, signal.SIGKILL)
-            self.container.wait()
+            try:
+                self.container.wait(10)
+            except subprocess.TimeoutExpired:  # seen once, in a Docker container: systemd-nspawn missed the end of init
+                self.container.kill()
+                self.container.wait()
         self.container = self.init = None
 
     def close(self):
