@@ -341,7 +341,10 @@ def test_a_storage_initializer_that_fails_shows_its_last_lines(deploy, cluster, 
         succeeded(deploy(0, ingress=stub.ingress))  # the right endpoint is reason enough for new pods
 
 
-def test_standard_mode_deploys_without_a_pin_and_refuses_a_canary(deploy, cluster, tmp_path):
+def test_standard_mode_needs_no_knative_deploys_without_a_pin_and_refuses_a_canary(deploy, cluster, store, tmp_path):
+    if cluster.api:
+        for kind in ("revisions", "routes"):
+            del cluster.api.kinds[kind]
     with stub_kserve(cluster, tmp_path, mode="Standard") as stub:
         succeeded(deploy(0, "--no-wait"))
         args = cluster.get("inferenceservice", "textclustering")["spec"]["transformer"]["containers"][0]["args"]
@@ -350,6 +353,8 @@ def test_standard_mode_deploys_without_a_pin_and_refuses_a_canary(deploy, cluste
         for flags in (["--canary", "20"], ["--rollback"]):
             done = deploy(1, *flags)
             assert done.code == 2 and "Standard mode" in done.err
+        succeeded(deploy(0, "--delete", "--delete-artefacts"))
+        assert store.list() == []
 
 
 def test_an_ingress_that_does_not_answer_is_named(deploy, kserve):
