@@ -9,7 +9,7 @@ import shutil
 
 import pytest
 
-from support import programs
+from support.programs import shared_server, use_server
 
 # The cores are busy with other tests: threads would spin while they wait for each other (18 s of CPU instead of 2 for
 # 50 clusters of 300 documents).
@@ -41,14 +41,15 @@ GROUPING_FIXTURES = ("first_steps", "services")
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node):
     """For all processes of a test run (xdist), programs are forks of one."""
-    node.workerinput["program_server"] = programs.shared_server()
+    node.workerinput["program_server"] = shared_server()
 
 
 def pytest_configure(config):
     """The process that only distributes tests to others (xdist) starts them 3 s earlier without the libraries."""
     if hasattr(config, "workerinput"):
-        programs.use_server(config.workerinput["program_server"])
-    if not config.getoption("numprocesses", None):  # none in the others
+        use_server(config.workerinput["program_server"])
+    if not config.getoption("numprocesses", None):  # this process runs tests itself
+        gc.disable()  # until it has loaded everything, which takes a fifth longer with searches for garbage
         for module in FIXTURE_MODULES:
             config.pluginmanager.import_plugin(module)
 

@@ -48,7 +48,7 @@ class KubectlFailed(Failure):
 
     @property
     def without_knative(self) -> bool:
-        return "doesn't have a resource type \"r" in self.stderr  # revisions, routes
+        return bool(re.search('doesn\'t have a resource type "(revisions|routes)"', self.stderr))
 
 
 class Kubectl:

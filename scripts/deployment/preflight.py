@@ -1,6 +1,5 @@
 """Check, before anything is changed, that a version can be deployed as requested."""
 
-import json
 import logging
 import shlex
 
@@ -44,17 +43,14 @@ def validate_manifests(kubectl: Kubectl, settings: ServiceSettings, version: str
 def has_namespace(kubectl: Kubectl, inventory: Inventory) -> bool:
     """Whether kubectl's namespace exists. Raises Failure while it is being deleted."""
     if inventory.namespaces is not None:
-        named = [each for each in inventory.namespaces if each["metadata"]["name"] == kubectl.namespace]
-        found = named[0] if named else None
+        found = next((each for each in inventory.namespaces if each["metadata"]["name"] == kubectl.namespace), None)
     else:
         try:
-            found = json.loads(kubectl.run("get", "namespace", kubectl.namespace, "-o", "json"))
+            found = kubectl.get("namespace", kubectl.namespace)
         except KubectlFailed as error:
             if error.forbidden:  # a user may be allowed to use a namespace but not to read it
                 return True
-            if not error.not_found:
-                raise
-            found = None
+            raise
     if found and found["status"]["phase"] == "Terminating":
         raise Failure(kubectl.terminating())
     return found is not None

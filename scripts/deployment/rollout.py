@@ -228,7 +228,7 @@ def give_share(
     """Give the newest version its share of the requests, or all with None.
 
     Args:
-        state: raises Replaced if the newest version has become another one since then.
+        state: with this version as the newest. Raises Replaced if another one is the newest by now.
         served: the revisions that got the requests so far; when they get none any more they become the standby.
     """
     deployed.set_canary(percent, state)

@@ -179,7 +179,7 @@ def run_as_main(
         os.close(output)
     if prepare:
         prepare()
-    if Path(command[0]).parent != ROOT / "scripts":  # the others need not find them
+    if Path(command[0]).parent != ROOT / "scripts":  # only the programs there find the same modules beside them
         forget_modules(["support", "training"])
         if command[0].endswith(".py"):
             reload_kserve()

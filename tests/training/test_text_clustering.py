@@ -47,10 +47,10 @@ def write_jsonl(path, rows):
     return path
 
 
-def train_small(tmp_path, *options, rows=None, **popen):
+def train_small(tmp_path, *options, rows=None, **program):
     corpus = write_jsonl(tmp_path / "corpus.jsonl", rows or small_corpus())
     return run_training(
-        *("--dataset", corpus, "--clusters", "3", "--lsa", "5", "--output-dir", tmp_path / "out"), *options, **popen
+        *("--dataset", corpus, "--clusters", "3", "--lsa", "5", "--output-dir", tmp_path / "out"), *options, **program
     )
 
 
