@@ -85,9 +85,10 @@ class Kubectl:
                 "that your kubeconfig names, or log in again with it",
                 stderr,
             )
-        if "localhost:8080" in stderr:  # kubectl's default when no cluster is configured
+        # kubectl's default when no cluster is configured, where something else may answer, such as demo.sh
+        if "localhost:8080" in stderr or "server could not find the requested resource" in line:
             return BadInput(
-                "kubectl has no cluster configured: choose a context (kubectl config use-context, or --context), or "
+                "kubectl has no cluster configured, or what answers is none: choose a context (kubectl config use-context, or --context), or "
                 "set KUBECONFIG to the cluster's kubeconfig"
             )
         if re.search(UNREACHABLE, stderr):

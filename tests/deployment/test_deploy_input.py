@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from http.server import SimpleHTTPRequestHandler
 
 import minio
 import pytest
@@ -22,6 +23,7 @@ from support.deployment import (
     read_version,
     train,
 )
+from support.server_thread import ServerThread
 
 
 def options(**flags):
@@ -238,6 +240,12 @@ def changed_kubeconfig(cluster, path, part, **settings):
 def test_cluster_that_is_not_there(deploy, cluster, tmp_path):
     nowhere = changed_kubeconfig(cluster, tmp_path / "nowhere", "cluster", server="http://127.0.0.1:9")
     one_line(deploy(KUBECONFIG=nowhere), 1, "the cluster cannot be reached", "KUBECONFIG")
+
+
+def test_server_that_is_no_cluster(deploy, cluster, tmp_path):
+    with ServerThread(SimpleHTTPRequestHandler) as server:
+        other = changed_kubeconfig(cluster, tmp_path / "other", "cluster", server=server.url)
+        one_line(deploy(KUBECONFIG=other), 2, "what answers is none", "choose a context")
 
 
 def test_context_that_is_not_there(deploy, cluster):
